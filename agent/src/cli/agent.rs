@@ -1,0 +1,131 @@
+//! Options of `backtrail agent`.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::Global;
+use crate::daemon::{AgentOptions, READY};
+
+/// Options of `backtrail agent`, as given.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// File or folder with manifests; read again when it changes and on SIGHUP
+    #[arg(long, value_name = "PATH")]
+    config: PathBuf,
+    #[command(flatten)]
+    dirs: Dirs,
+    /// Where to wait for zebra; goes before `DataplaneConfig` [default there: 127.0.0.1:2620]
+    #[arg(long, value_name = "ADDR:PORT")]
+    fpm_listen: Option<SocketAddr>,
+    /// Where to serve OpenMetrics
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9472")]
+    metrics_listen: SocketAddr,
+    /// Name of this node [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Labels of this node, which `nodeSelector` is matched against
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
+    node_labels: Vec<String>,
+    /// What to log: a level, or directives such as `info,backtrail::kernel=debug`
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
+    log_level: String,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+/// Where the agent keeps what outlives it.
+#[derive(Debug, Clone, Args)]
+pub struct Dirs {
+    /// Directory of the last good intent, of what is owned, and of sysctls as they were
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/backtrail")]
+    pub state_dir: PathBuf,
+    /// Directory on a bpffs for pinned programs, links and maps
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/backtrail")]
+    pub bpffs: PathBuf,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl AgentArgs {
+    /// Starts logging to standard error.
+    ///
+    /// # Errors
+    /// When the filter is not one.
+    pub fn init_log(&self) -> anyhow::Result<()> {
+        let ready = format!("{READY}=info").parse().context("directive of the ready line")?;
+        let filter = EnvFilter::try_new(&self.log_level)
+            .with_context(|| format!("--log-level {:?}: give a level or directives", self.log_level))?
+            .add_directive(ready);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let started = match self.log_format {
+            LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+            LogFormat::Json => log.json().flatten_event(true).try_init(),
+        };
+        started.map_err(|error| anyhow!("logging: {error}"))
+    }
+
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// Names the option, and what would be right.
+    pub fn options(self, global: &Global) -> anyhow::Result<AgentOptions> {
+        let config = absolute("--config", &self.config)?;
+        config.metadata().with_context(|| {
+            format!("--config {}: give a file or a folder with manifests", config.display())
+        })?;
+        Ok(AgentOptions {
+            config,
+            run_dir: absolute("--run-dir", &global.run_dir)?,
+            state_dir: absolute("--state-dir", &self.dirs.state_dir)?,
+            bpffs: absolute("--bpffs", &self.dirs.bpffs)?,
+            fpm_listen: self.fpm_listen,
+            metrics_listen: self.metrics_listen,
+            node_name: node_name(self.node_name)?,
+            node_labels: labels(&self.node_labels)?,
+        })
+    }
+}
+
+fn absolute(option: &str, path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{option} {}", path.display()))
+}
+
+fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = match given {
+        Some(name) => name,
+        None => {
+            nix::sys::utsname::uname().context("host name")?.nodename().to_string_lossy().to_ascii_lowercase()
+        }
+    };
+    ensure!(!name.is_empty(), "the node has no name: give --node-name");
+    Ok(name)
+}
+
+fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for label in given.iter().filter(|label| !label.is_empty()) {
+        let Some((key, value)) = label.split_once('=') else {
+            bail!("--node-labels: {label:?} is not key=value");
+        };
+        ensure!(!key.is_empty(), "--node-labels: {label:?} has no key");
+        if let Some(other) = labels.insert(key.to_owned(), value.to_owned()) {
+            ensure!(other == value, "--node-labels: {key} is given twice, as {other:?} and as {value:?}");
+        }
+    }
+    Ok(labels)
+}

@@ -1,0 +1,119 @@
+//! Answers to clients of the control socket.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{Agent, report};
+use crate::control::{Change, MAX_PAGE, NexthopRow, Page, PageRequest, PlanRow, Request, Response, RouteRow};
+use crate::intent::types::Intent;
+use crate::model::{Hop, Rule};
+use crate::plan::{Plan, PlanInput};
+use crate::reconcile::{RouteList, RouteView};
+use crate::status::reason;
+
+/// Answers one request; a failure becomes [`Response::Error`].
+pub(super) fn answer(agent: &mut Agent, request: Request) -> Response {
+    match request {
+        Request::Status => Response::Status(Box::new(report::status(agent))),
+        Request::Routes { vrf, prefix, page } => routes(agent, vrf.as_deref(), prefix, page),
+        Request::Flows { page } => flows(agent, page),
+        Request::Plan { config } => {
+            let intent = match config {
+                None => Ok(agent.intent.clone()),
+                Some(path) => agent.manifests.preview(&path, &agent.intent),
+            };
+            match intent {
+                Ok(intent) => Response::Plan(plan(agent, &intent)),
+                Err(error) => Response::Error(format!("{error:#}")),
+            }
+        }
+    }
+}
+
+/// What was asked for, and the list that all pages of the answer come from.
+#[derive(Debug)]
+pub(super) struct Listing {
+    vrf: Option<String>,
+    prefix: Option<IpNet>,
+    routes: RouteList,
+}
+
+fn routes(agent: &mut Agent, vrf: Option<&str>, prefix: Option<IpNet>, page: PageRequest) -> Response {
+    let names: BTreeMap<u32, String> =
+        agent.intent.vrfs.iter().map(|vrf| (vrf.table, vrf.name.clone())).collect();
+    let listing =
+        agent.listing.take().filter(|it| page.cursor > 0 && it.vrf.as_deref() == vrf && it.prefix == prefix);
+    let listing = listing.unwrap_or_else(|| {
+        let of_vrf = |table| vrf.is_none_or(|vrf| names.get(&table).is_some_and(|name| name == vrf));
+        let wanted =
+            |table, route: &IpNet| of_vrf(table) && prefix.is_none_or(|prefix| prefix.contains(route));
+        Listing { routes: agent.engine.list_routes(wanted), vrf: vrf.map(str::to_owned), prefix }
+    });
+    let skip = usize::try_from(page.cursor).unwrap_or(usize::MAX);
+    let limit = page.limit.min(MAX_PAGE) as usize;
+    let (views, next) = agent.engine.route_rows(&listing.routes, skip, limit);
+    let protocol = agent.intent.config.route_protocol;
+    let rows = views.into_iter().map(|view| row(agent, &names, view, protocol)).collect();
+    let total = listing.routes.len() as u64;
+    // A client that stops asking leaves its list behind; the next question takes its place.
+    agent.listing = next.is_some().then_some(listing);
+    Response::Routes(Page { rows, total, next: next.map(|next| next as u64) })
+}
+
+fn row(agent: &Agent, names: &BTreeMap<u32, String>, view: RouteView, own: u8) -> RouteRow {
+    let nexthop = |hop: &Hop, weight: u32| NexthopRow {
+        via: hop.gateway,
+        dev: agent.observed.name(hop.ifindex).map_or_else(|| format!("if{}", hop.ifindex), str::to_owned),
+        weight,
+    };
+    RouteRow {
+        table: view.table,
+        vrf: names.get(&view.table).cloned(),
+        prefix: view.prefix,
+        state: view.state,
+        reason: view.reason.to_owned(),
+        owner: view.owner,
+        nexthops: view.nexthops.iter().map(|(hop, weight)| nexthop(hop, *weight)).collect(),
+        metric: view.metric.unwrap_or_default(),
+        protocol: view.protocol.unwrap_or(own),
+    }
+}
+
+fn flows(agent: &Agent, page: PageRequest) -> Response {
+    match agent.steering.flows(page, &agent.observed) {
+        Ok(page) => Response::Flows(page),
+        Err(error) => Response::Error(error.to_string()),
+    }
+}
+
+/// What would change: routes and rules one by one. Steering's own routes and rules follow the links, not the manifests
+/// alone: they are compared only where the intent is the one in force.
+fn plan(agent: &Agent, intent: &Intent) -> Page<PlanRow> {
+    let zebra_tables = agent.engine.rib().tables().keys().copied().collect();
+    let input = PlanInput { intent, links: agent.observed.links(), zebra_tables: &zebra_tables };
+    let mut plan = Plan::compile(input);
+    plan.rules.extend(agent.steering_plan.rules.iter().cloned());
+    plan.adopt_statics(agent.engine.plan(), reason::RETURN_PATH);
+    let mut rows = agent.engine.preview(&plan, |ifindex| agent.observed.name(ifindex).map(str::to_owned));
+    let old = &agent.engine.plan().rules;
+    let rule = |change, rule: &Rule, added: bool| PlanRow {
+        change,
+        kind: "rule".to_owned(),
+        object: format!("{:?} {}", rule.family, rule.priority).to_lowercase(),
+        before: (!added).then(|| content(rule)),
+        after: added.then(|| content(rule)),
+        owner: None,
+    };
+    rows.extend(plan.rules.difference(old).map(|new| rule(Change::Add, new, true)));
+    rows.extend(old.difference(&plan.rules).map(|gone| rule(Change::Delete, gone, false)));
+    let total = rows.len() as u64;
+    rows.truncate(MAX_PAGE as usize);
+    Page { rows, total, next: None }
+}
+
+/// A rule as `ip` prints it, without its priority.
+fn content(rule: &Rule) -> String {
+    let text = rule.to_string();
+    text.split_once(": ").map_or_else(|| text.clone(), |(_, content)| content.to_owned())
+}

@@ -1,0 +1,226 @@
+//! What happens: each event changes state and notes what has to be done again.
+
+use std::time::Instant;
+
+use zebra_fpm::server::{DisconnectReason, Event};
+
+use super::{AUDIT_EVERY, Agent, Report, SURVEY_EVERY, Todo, answer, report};
+use crate::control::Call;
+use crate::kernel::monitor::Notification;
+use crate::kernel::{KernelError, observe};
+use crate::model::KernelRoute;
+use crate::model::ops::BatchDone;
+
+impl Agent {
+    pub(super) fn on_fpm(&mut self, event: Option<Event>) {
+        let now = Instant::now();
+        let Some(event) = event else {
+            self.fpm.listen = None;
+            self.fpm_events = None;
+            return;
+        };
+        match event {
+            Event::Connected { epoch, peer } => {
+                tracing::info!(%epoch, %peer, "zebra connected");
+                self.fpm.connected = true;
+                self.fpm.epoch = epoch.0;
+                self.fpm.peer = Some(peer);
+                self.fpm.replay_began = Some(now);
+                self.metrics.fpm.sessions.inc();
+                self.engine.fpm_connected(now);
+            }
+            Event::Updates { updates, pid, .. } => {
+                self.fpm.last_message = Some(jiff::Timestamp::now());
+                if let Some(pid) = pid {
+                    self.engine.fpm_pid(pid);
+                }
+                let tables = self.engine.rib().tables().len();
+                self.engine.fpm_updates(&updates, now);
+                // A table that FRR writes is a table that nothing else may write.
+                self.todo.plan |= self.engine.rib().tables().len() != tables;
+                self.todo.survey |=
+                    updates.iter().any(|update| matches!(update, zebra_fpm::Update::Nexthop(_)));
+                report::count_updates(&self.metrics, &updates);
+            }
+            Event::ReplayComplete { epoch, .. } => {
+                tracing::info!(%epoch, routes = self.engine.rib().len(), "FRR's replay is complete");
+                if let Some(began) = self.fpm.replay_began.take() {
+                    self.metrics.fpm.replay_seconds.set(began.elapsed().as_secs_f64());
+                }
+                self.engine.fpm_replay_complete(now);
+            }
+            Event::Disconnected { epoch, reason } => {
+                tracing::warn!(%epoch, %reason, "FPM session ended; its routes are kept as onFeedLoss says");
+                self.fpm.connected = false;
+                if !matches!(reason, DisconnectReason::Superseded(_)) {
+                    self.fpm.second_client = None;
+                }
+                self.fpm.malformed += u64::from(matches!(reason, DisconnectReason::Malformed(_)));
+                self.fpm.last_disconnect = Some(reason.to_string());
+                self.engine.fpm_disconnected(now);
+            }
+            Event::Refused { peer, reason } => {
+                tracing::warn!(%peer, %reason, "FPM client refused");
+                self.metrics.fpm.refused.inc();
+                self.fpm.last_disconnect = Some(format!("refused {peer}: {reason}"));
+            }
+            Event::Superseded { old_peer, new_peer, .. } => {
+                tracing::warn!(%old_peer, %new_peer, "a second FPM client took over: two zebras?");
+                self.fpm.second_client = Some((old_peer, new_peer));
+            }
+        }
+    }
+
+    pub(super) fn on_batch(&mut self, done: &BatchDone) {
+        report::count_batch(&self.metrics, done);
+        self.engine.batch_done(done, Instant::now());
+        if let Some(latency) = self.engine.take_latency() {
+            self.metrics.reconcile.convergence_seconds.observe(latency.as_secs_f64());
+        }
+        self.steering.routes_changed();
+        self.todo.survey |= !self.steering_plan.interfaces.is_empty();
+    }
+
+    pub(super) async fn on_notification(&mut self, notification: Notification) {
+        let now = Instant::now();
+        self.metrics.kernel.notifications.inc();
+        match &notification {
+            Notification::Overrun => {
+                self.metrics.kernel.overruns.inc();
+                tracing::warn!("netlink notifications were lost; comparing everything");
+                self.resynchronize().await;
+            }
+            Notification::Route { route, added, own, .. } => self.on_route(route, *added, *own, now),
+            Notification::NexthopGone { id, own: false } => {
+                self.engine.nexthop_vanished(*id, now);
+                self.todo.survey = true;
+            }
+            Notification::Nexthop { object, own: false } => {
+                if object.protocol == self.intent.config.route_protocol {
+                    self.engine.want_audit();
+                }
+                self.todo.survey = true;
+            }
+            Notification::Rule { .. } => self.todo.environment = true,
+            _ => {}
+        }
+        let effect = self.observed.apply(&notification);
+        if effect.links {
+            self.links_changed(now);
+        }
+        self.todo.steering |= effect.neighbours;
+    }
+
+    pub(super) fn on_route(&mut self, route: &KernelRoute, added: bool, own: bool, now: Instant) {
+        if own {
+            return;
+        }
+        if route.protocol == self.intent.config.route_protocol {
+            if added {
+                self.engine.route_appeared();
+            } else {
+                self.engine.route_vanished(route, now);
+            }
+        }
+        self.steering.routes_changed();
+        self.todo.survey = true;
+    }
+
+    pub(super) fn links_changed(&mut self, now: Instant) {
+        let flushed = self.observed.take_flushed();
+        for ifindex in &flushed {
+            self.environment.link_flushed(*ifindex);
+        }
+        self.engine.links_flushed(&flushed, now);
+        self.engine.set_usable_links(self.observed.usable(), now);
+        self.steering.routes_changed();
+        self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
+    }
+
+    pub(super) async fn resynchronize(&mut self) {
+        match (observe::links().await, observe::neighbours().await) {
+            (Ok(links), Ok(neighbours)) => self.observed.reset(links, neighbours),
+            (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "cannot read links and neighbours"),
+        }
+        self.engine.want_audit();
+        self.links_changed(Instant::now());
+    }
+
+    pub(super) fn on_report(&mut self, report: Report) {
+        let now = Instant::now();
+        match report {
+            Report::AuditBegin(objects) => self.audit = Some(self.engine.begin_audit(&objects, now)),
+            Report::AuditRoutes(routes) => {
+                if let Some(audit) = &mut self.audit {
+                    self.engine.audit_routes(audit, &routes, now);
+                }
+            }
+            Report::AuditEnd(result) => self.audit_ended(result, now),
+            Report::Survey(result, took) => {
+                self.surveying = false;
+                self.next_survey = now + (took * 20).max(SURVEY_EVERY);
+                self.metrics.kernel.dump_seconds.observe(took.as_secs_f64());
+                match result {
+                    Ok(survey) => {
+                        self.todo.steering |= self.survey.as_ref() != Some(&survey);
+                        self.survey = Some(survey);
+                    }
+                    Err(error) => tracing::warn!(%error, "cannot survey the kernel's routes"),
+                }
+            }
+        }
+    }
+
+    pub(super) fn audit_ended(&mut self, result: Result<(), KernelError>, now: Instant) {
+        self.audit_lag = false;
+        self.next_audit = now + AUDIT_EVERY;
+        let Some(mut audit) = self.audit.take() else {
+            self.engine.abort_audit();
+            if let Err(error) = result {
+                tracing::error!(%error, "cannot compare with the kernel");
+            }
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.engine.finish_audit(&mut audit, now);
+                self.metrics.reconcile.passes.inc();
+                tracing::debug!(
+                    routes = audit.routes,
+                    differences = audit.differences,
+                    "compared with the kernel"
+                );
+            }
+            Err(error) => {
+                self.engine.abort_audit();
+                tracing::error!(%error, "cannot compare with the kernel");
+            }
+        }
+    }
+
+    pub(super) fn on_call(&mut self, call: Call) {
+        let response = answer::answer(self, call.request);
+        // The client may have gone.
+        drop(call.reply.send(response));
+    }
+
+    pub(super) fn reload(&mut self, why: &str) {
+        let loaded = self.manifests.load(Some(&self.intent)).map(|mut intent| {
+            self.persisted.keep_ownership(&mut intent);
+            intent
+        });
+        match loaded {
+            Ok(intent) if intent == self.intent => tracing::info!(why, "manifests read: nothing changed"),
+            Ok(intent) => {
+                tracing::info!(why, "manifests read: intent changed");
+                self.intent = intent;
+                self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
+                self.listen_fpm();
+            }
+            Err(error) => {
+                tracing::error!(why, "manifests cannot be read, the former ones stay in force: {error:#}");
+            }
+        }
+        report::count_reload(&self.metrics, &self.manifests);
+    }
+}

@@ -1,0 +1,26 @@
+//! What the daemon is told before it reads a manifest.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What the command line says. All paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentOptions {
+    /// File or folder with manifests.
+    pub config: PathBuf,
+    /// Directory of the control socket.
+    pub run_dir: PathBuf,
+    /// Directory of what must survive a reboot.
+    pub state_dir: PathBuf,
+    /// Directory of pins.
+    pub bpffs: PathBuf,
+    /// Goes before `DataplaneConfig.spec.fpm.listen`.
+    pub fpm_listen: Option<SocketAddr>,
+    /// Where metrics are served.
+    pub metrics_listen: SocketAddr,
+    /// Name of this node.
+    pub node_name: String,
+    /// Labels of this node.
+    pub node_labels: BTreeMap<String, String>,
+}

@@ -1,0 +1,111 @@
+//! What goes out: batches to the programmer, dumps to blocking threads.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::{Agent, BULK, CHUNK, READY, Report, survey};
+use crate::kernel::KernelError;
+use crate::kernel::dump::{RouteFilter, dump_nexthops, dump_routes};
+use crate::metrics;
+use crate::plan::steering::SINK_NAME;
+
+impl Agent {
+    /// Hands batches to the programmer, starts dumps that are due.
+    pub(super) fn pump(&mut self) {
+        let now = Instant::now();
+        if self.engine.audit_wanted() && self.audit.is_none() && !self.audit_lag {
+            self.start_audit();
+        }
+        if self.audit_lag {
+            return;
+        }
+        self.listen_routes(self.engine.backlog() < BULK);
+        while let Some(batch) = self.engine.next_batch(now) {
+            if self.programmer.try_submit(batch).is_err() {
+                // Cannot happen while the engine bounds what is under way; the thread has ended then.
+                tracing::error!("the route programmer has stopped");
+                break;
+            }
+        }
+        metrics::set(&self.metrics.reconcile.queue, self.engine.backlog());
+        self.persisted.set_synced_pid(self.engine.feed().synced_pid());
+        self.start_survey(now);
+        // Without a return path or an observed table there is nothing to survey.
+        let surveyed = self.survey.is_some() || !(self.todo.survey || self.surveying);
+        let passed = surveyed && self.metrics.reconcile.passes.get() > 0 && self.settle_at.is_none();
+        if !self.ready && passed && self.engine.is_idle() {
+            self.ready = true;
+            tracing::info!(target: READY, "backtrail ready");
+        }
+    }
+
+    pub(super) fn listen_routes(&mut self, on: bool) {
+        if on == self.listening {
+            return;
+        }
+        match self.monitor.listen_routes(on) {
+            Ok(()) => {
+                self.listening = on;
+                if on {
+                    // What happened while nobody listened shows in a dump only.
+                    self.engine.want_audit();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot listen to route notifications"),
+        }
+    }
+
+    pub(super) fn start_audit(&mut self) {
+        self.audit_lag = true;
+        self.engine.hold_back();
+        let reports = self.reports.clone();
+        let protocol = self.intent.config.route_protocol;
+        tokio::task::spawn_blocking(move || {
+            let result = audit_dump(&reports, protocol);
+            let _ = reports.blocking_send(Report::AuditEnd(result));
+        });
+    }
+
+    pub(super) fn start_survey(&mut self, now: Instant) {
+        let wanted = self.todo.survey && !self.surveying && now >= self.next_survey;
+        let needed =
+            !self.intent.return_paths.is_empty() || self.intent.imports.iter().any(|import| !import.program);
+        if !wanted || !needed {
+            self.todo.survey &= needed;
+            return;
+        }
+        self.todo.survey = false;
+        self.surveying = true;
+        let reports = self.reports.clone();
+        let observe: BTreeSet<u32> = self
+            .intent
+            .imports
+            .iter()
+            .filter(|import| !import.program)
+            .map(|import| import.into.table)
+            .collect();
+        let sink = self.observed.by_name(SINK_NAME).map(|link| link.ifindex);
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let result = survey::survey(&observe, sink);
+            let _ = reports.blocking_send(Report::Survey(result, began.elapsed()));
+        });
+    }
+}
+
+fn audit_dump(reports: &mpsc::Sender<Report>, protocol: u8) -> Result<(), KernelError> {
+    let objects = dump_nexthops(Some(protocol))?;
+    let _ = reports.blocking_send(Report::AuditBegin(objects));
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let filter = RouteFilter { protocol: Some(protocol), ..RouteFilter::default() };
+    dump_routes(filter, &mut |route| {
+        chunk.push(route);
+        if chunk.len() == CHUNK {
+            let _ = reports.blocking_send(Report::AuditRoutes(std::mem::take(&mut chunk)));
+        }
+    })?;
+    let _ = reports.blocking_send(Report::AuditRoutes(chunk));
+    Ok(())
+}

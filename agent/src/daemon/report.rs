@@ -1,0 +1,515 @@
+//! The status, as `NodeRoutingState` shows it, and the counters behind it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use zebra_fpm::Update;
+use zebra_fpm::server::EventReceiver;
+
+use super::observed::answers;
+use super::{Agent, manifests::Manifests};
+use crate::api::{
+    AgentInfo, ConflictStatus, FibDrift, FpmState, FpmStatus, ImportStatus, NodeRoutingStateStatus,
+    ObjectStatus, RejectedRoute, RouteCounts, VrfGatewayStatus, VrfInterfaceStatus, VrfStatus,
+};
+use crate::intent;
+use crate::intent::types::Vrf;
+use crate::metrics::{self, Kind, Metrics, Operation, Reason, ReloadResult, Table};
+use crate::model::ops::{BatchDone, RouteOp};
+use crate::reconcile::{Counts, FeedState, TableCounts};
+use crate::status::reason::{self, condition};
+
+/// Entries of bounded lists in the status.
+const MAX_LIST: usize = 20;
+const MAX_OBJECTS: usize = 100;
+
+/// Brings conditions and gauges up to date.
+pub(super) fn refresh(agent: &mut Agent) -> (Counts, FibDrift) {
+    let counts = agent.engine.counts();
+    publish(agent, &counts);
+    let drift = drift(agent);
+    conditions(agent, &counts, &drift);
+    (counts, drift)
+}
+
+/// The whole status.
+pub(super) fn status(agent: &mut Agent) -> NodeRoutingStateStatus {
+    let (counts, drift) = refresh(agent);
+    NodeRoutingStateStatus {
+        agent: AgentInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: agent.options.node_name.clone(),
+            started_at: Some(Time(agent.started)),
+            kernel: nix::sys::utsname::uname()
+                .map(|it| it.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            features: agent.steering.features(),
+        },
+        config_hash: intent::config_hash(&agent.intent),
+        fpm: fpm(agent),
+        routes: route_counts(&counts),
+        vrfs: agent.intent.vrfs.iter().map(|it| vrf(agent, it, &counts)).collect(),
+        imports: imports(agent, &counts),
+        return_path: agent.steering.status(&agent.steering_plan, &agent.observed, &agent.metrics),
+        objects: objects(agent),
+        conflicts: conflicts(agent),
+        rejected: counts
+            .samples
+            .iter()
+            .map(|(prefix, why)| RejectedRoute {
+                prefix: prefix.to_string(),
+                reason: (*why).to_owned(),
+                ..Default::default()
+            })
+            .collect(),
+        fib_drift: drift,
+        conditions: agent.conditions.as_slice().to_vec(),
+    }
+}
+
+fn fpm(agent: &Agent) -> FpmStatus {
+    let view = &agent.fpm;
+    let state = match (view.listen, view.connected, view.epoch) {
+        (None, _, _) => FpmState::NotListening,
+        (_, true, _) => FpmState::Connected,
+        (_, false, 0) => FpmState::NeverConnected,
+        _ => FpmState::Lost,
+    };
+    FpmStatus {
+        state,
+        listen: view.listen.map(|address| address.to_string()).unwrap_or_default(),
+        epoch: view.epoch,
+        peer: view.peer.filter(|_| view.connected).map(|peer| peer.to_string()),
+        last_message: view.last_message.map(Time),
+        initial_sync_complete: view.connected
+            && matches!(agent.engine.feed().state(), FeedState::Complete(_)),
+        routes: agent.engine.rib().len() as u64,
+        nexthops: agent.engine.rib().nexthop_count() as u64,
+        malformed: view.malformed,
+    }
+}
+
+fn route_counts(counts: &Counts) -> RouteCounts {
+    RouteCounts {
+        learned: counts.learned,
+        accepted: counts.accepted,
+        rejected: counts.rejected.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
+        programmed: counts.programmed,
+        failed: counts.failed,
+        stale: counts.stale,
+    }
+}
+
+fn vrf(agent: &Agent, vrf: &Vrf, counts: &Counts) -> VrfStatus {
+    let interfaces = vrf.interfaces.iter().map(|interface| {
+        let link = agent.observed.by_name(&interface.name);
+        let state = match link {
+            None => "Missing",
+            Some(link) if link.usable() => "Up",
+            Some(_) => "Down",
+        };
+        VrfInterfaceStatus {
+            name: interface.name.clone(),
+            state: state.to_owned(),
+            ifindex: link.map(|link| link.ifindex),
+            mtu: link.map(|link| link.mtu),
+        }
+    });
+    let gateways = vrf.gateways.iter().map(|gateway| {
+        let link = agent.observed.by_name(&gateway.interface);
+        let entry = link.and_then(|link| agent.observed.neighbour(link.ifindex, gateway.address));
+        VrfGatewayStatus {
+            address: gateway.address.to_string(),
+            interface: gateway.interface.clone(),
+            reachable: answers(entry),
+        }
+    });
+    let TableCounts { desired, programmed, failed } =
+        counts.tables.get(&vrf.table).copied().unwrap_or_default();
+    VrfStatus {
+        name: vrf.name.clone(),
+        table: vrf.table,
+        mode: format!("{:?}", vrf.mode),
+        isolation: if vrf.strict { "Strict" } else { "FallbackToMain" }.to_owned(),
+        interfaces: interfaces.collect(),
+        gateways: gateways.collect(),
+        routes: RouteCounts { accepted: desired, programmed, failed, ..Default::default() },
+        sources: vrf.owners.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    }
+}
+
+fn imports(agent: &Agent, counts: &Counts) -> Vec<ImportStatus> {
+    let plans = agent.engine.plan().imports.iter().zip(&counts.imports);
+    let status = plans.map(|(plan, counts)| ImportStatus {
+        owners: plan.import.owners.iter().map(ToString::to_string).collect(),
+        from: plan.import.from_table,
+        interfaces: plan.import.from_interfaces.iter().cloned().collect(),
+        into: plan.import.into.table,
+        vrf: plan.import.into.vrf.clone(),
+        action: if plan.import.program { "Program" } else { "Observe" }.to_owned(),
+        routes: RouteCounts {
+            learned: counts.received,
+            accepted: counts.accepted,
+            rejected: counts.rejected.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
+            ..Default::default()
+        },
+    });
+    status.collect()
+}
+
+fn objects(agent: &Agent) -> Vec<ObjectStatus> {
+    let mut objects: Vec<ObjectStatus> = agent
+        .intent
+        .objects
+        .iter()
+        .map(|state| ObjectStatus {
+            kind: state.object.kind.clone(),
+            name: state.object.name.clone(),
+            accepted: state.accepted,
+            reason: state.reason.clone(),
+            message: state.message.clone(),
+        })
+        .collect();
+    // A problem of the plan (an interface that is not there, a table that zebra writes) belongs to its object too.
+    for problem in &agent.engine.plan().problems {
+        let of = |status: &&mut ObjectStatus| {
+            status.kind == problem.object.kind && status.name == problem.object.name
+        };
+        if let Some(status) = objects.iter_mut().find(of)
+            && status.accepted
+            && status.message.is_empty()
+        {
+            problem.reason.clone_into(&mut status.reason);
+            status.message.clone_from(&problem.message);
+        }
+    }
+    objects.sort_by_key(|status| (status.accepted, status.message.is_empty()));
+    objects.truncate(MAX_OBJECTS);
+    objects
+}
+
+fn conflicts(agent: &Agent) -> Vec<ConflictStatus> {
+    let conflicts = agent.intent.conflicts.iter().map(|conflict| ConflictStatus {
+        kind: conflict.object.kind.clone(),
+        name: conflict.object.name.clone(),
+        item: conflict.item.clone(),
+        reason: conflict.reason.clone(),
+        winner: conflict.winner.to_string(),
+        message: conflict.message.clone(),
+    });
+    conflicts.take(MAX_LIST).collect()
+}
+
+/// Compares observed tables with what FRR announced, and names what the kernel refuses.
+fn drift(agent: &Agent) -> FibDrift {
+    let mut drift =
+        FibDrift { mended: agent.engine.stats().drift + agent.environment.mended, ..FibDrift::default() };
+    for (index, plan) in (0u16..).zip(&agent.engine.plan().imports) {
+        let observed = agent.survey.as_ref().map(|survey| &survey.observed);
+        let Some(present) = observed.and_then(|tables| tables.get(&plan.import.into.table)) else { continue };
+        if plan.import.program {
+            continue;
+        }
+        let (missing, sample) =
+            agent.engine.observed_missing(index, |prefix| present.contains(prefix), MAX_LIST);
+        drift.missing += missing;
+        let table = plan.import.into.table;
+        drift.sample.extend(sample.iter().map(|prefix| format!("{prefix} is not in table {table}")));
+    }
+    let refused = agent.engine.refused(MAX_LIST);
+    drift.sample.extend(refused);
+    drift.sample.truncate(MAX_LIST);
+    drift
+}
+
+// ===== conditions =====
+
+struct Verdict {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn new(holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds, reason, message: message.into() }
+    }
+}
+
+fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
+    let parts = [
+        (condition::FPM_CONNECTED, fpm_connected(agent)),
+        (condition::SYNCHRONIZED, synchronized(agent, counts)),
+        (condition::PROGRAMMED, programmed(agent, counts)),
+        (condition::DATAPLANE_ATTACHED, attached(agent)),
+        (condition::FIB_CONSISTENT, consistent(drift)),
+        (condition::ACCEPTED, accepted(agent)),
+    ];
+    let negative = [
+        (condition::CONFLICTED, conflicted(agent)),
+        (condition::GUARDRAIL_TRIPPED, guardrail(counts)),
+        (condition::FOREIGN_INTERFERENCE, interference(agent)),
+    ];
+    // What is kept out on purpose, or put right again, does not make a node unready.
+    let wants_frr = !agent.intent.imports.is_empty();
+    let blocking =
+        |kind: &str| kind != condition::SYNCHRONIZED && (wants_frr || kind != condition::FPM_CONNECTED);
+    let wrong: Vec<&str> = parts
+        .iter()
+        .filter(|(kind, verdict)| !verdict.holds && blocking(kind))
+        .map(|(kind, _)| *kind)
+        .collect();
+    let ready = if !agent.ready {
+        Verdict::new(false, reason::STARTING, "the first pass has not ended")
+    } else if wrong.is_empty() {
+        Verdict::new(true, reason::ALL_WELL, "")
+    } else {
+        Verdict::new(false, reason::PARTIAL, format!("not as asked for: {}", wrong.join(", ")))
+    };
+    let degraded = Verdict::new(!ready.holds && agent.ready, ready.reason, ready.message.clone());
+    let now = jiff::Timestamp::now();
+    let all = [(condition::READY, ready), (condition::DEGRADED, degraded)];
+    for (kind, verdict) in all.into_iter().chain(parts).chain(negative) {
+        agent.conditions.set(now, kind, verdict.holds, verdict.reason, &verdict.message);
+    }
+}
+
+fn fpm_connected(agent: &Agent) -> Verdict {
+    let view = &agent.fpm;
+    if let Some(error) = &view.error {
+        return Verdict::new(false, reason::LISTEN_FAILED, error.clone());
+    }
+    let listen = view.listen.map(|address| address.to_string()).unwrap_or_default();
+    match (view.connected, view.second_client, view.epoch) {
+        (true, Some((old, new)), _) => Verdict::new(
+            true,
+            reason::PEER_REPLACED,
+            format!("{new} took over from {old}: is there a second zebra with `fpm address {listen}`?"),
+        ),
+        (true, None, _) => Verdict::new(true, reason::CONNECTED, ""),
+        (false, _, 0) => Verdict::new(
+            false,
+            reason::NEVER_CONNECTED,
+            format!(
+                "no zebra has connected to {listen}{}: start it with `-M dplane_fpm_nl` and configure `fpm address`",
+                view.last_disconnect.as_ref().map(|why| format!(" ({why})")).unwrap_or_default()
+            ),
+        ),
+        _ => Verdict::new(false, reason::LOST, view.last_disconnect.clone().unwrap_or_default()),
+    }
+}
+
+fn synchronized(agent: &Agent, counts: &Counts) -> Verdict {
+    let feed = agent.engine.feed();
+    match feed.state() {
+        _ if feed.is_synchronized() => Verdict::new(true, reason::IN_SYNC, ""),
+        FeedState::Lost(_) if agent.fpm.epoch == 0 && counts.stale == 0 => {
+            Verdict::new(false, reason::INITIAL_SYNC, "FRR has not connected yet")
+        }
+        FeedState::Lost(_) => {
+            Verdict::new(false, reason::RETAINING, format!("{} routes are kept without FRR", counts.stale))
+        }
+        _ if feed.synced_pid().is_none() => Verdict::new(false, reason::INITIAL_SYNC, ""),
+        _ => Verdict::new(false, reason::RESYNCING, format!("{} routes are not confirmed yet", counts.stale)),
+    }
+}
+
+fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
+    let failures = &agent.environment.failures;
+    if let Some((kind, text)) = failures.first() {
+        let more = failures.len() - 1;
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        return Verdict::new(false, reason::KERNEL_REJECTED, format!("{kind}: {text}{more}"));
+    }
+    if let Some(text) = agent.engine.refused(1).into_iter().next() {
+        return Verdict::new(
+            false,
+            reason::KERNEL_REJECTED,
+            format!("{} routes fail; {text}", counts.failed),
+        );
+    }
+    if agent.engine.ids_exhausted() {
+        let text = "all nexthop ids of the owned range are in use: widen ownership.nexthopIDs";
+        return Verdict::new(false, reason::KERNEL_REJECTED, text);
+    }
+    if !agent.engine.is_idle() {
+        return Verdict::new(
+            false,
+            reason::PENDING,
+            format!("{} operations are under way", agent.engine.backlog()),
+        );
+    }
+    let problem = agent.engine.plan().problems.iter().find(|p| p.reason == reason::TABLE_OWNED_BY_ZEBRA);
+    if let Some(problem) = problem {
+        return Verdict::new(false, problem.reason, format!("{}: {}", problem.object, problem.message));
+    }
+    Verdict::new(true, reason::ALL_PROGRAMMED, "")
+}
+
+fn attached(agent: &Agent) -> Verdict {
+    if let Some(trouble) = agent.steering.trouble() {
+        return Verdict::new(false, trouble.reason, trouble.message.clone());
+    }
+    if let Some(problem) = agent.steering_plan.conditions.first() {
+        return Verdict::new(false, problem.reason, format!("{}: {}", problem.item, problem.message));
+    }
+    if agent.intent.return_paths.is_empty() {
+        return Verdict::new(true, reason::NOT_REQUESTED, "");
+    }
+    Verdict::new(true, reason::ATTACHED, "")
+}
+
+fn consistent(drift: &FibDrift) -> Verdict {
+    if drift.missing > 0 {
+        let sample = drift.sample.first().cloned().unwrap_or_default();
+        let text =
+            format!("{} routes that FRR announced are not where it should put them: {sample}", drift.missing);
+        return Verdict::new(false, reason::OBSERVED_MISMATCH, text);
+    }
+    Verdict::new(true, reason::CONSISTENT, "")
+}
+
+fn accepted(agent: &Agent) -> Verdict {
+    if let Some(error) = agent.manifests.errors().next() {
+        return Verdict::new(false, reason::UNREADABLE, error);
+    }
+    let bad = agent.intent.objects.iter().find(|state| !state.accepted);
+    bad.map_or_else(
+        || Verdict::new(true, reason::VALID, ""),
+        |state| Verdict::new(false, reason::INVALID, format!("{}: {}", state.object, state.message)),
+    )
+}
+
+fn conflicted(agent: &Agent) -> Verdict {
+    agent.intent.conflicts.first().map_or_else(
+        || Verdict::new(false, reason::ALL_WELL, ""),
+        |conflict| {
+            let text = format!(
+                "{} {} against {}: {}",
+                conflict.object, conflict.item, conflict.winner, conflict.message
+            );
+            Verdict::new(true, reason::PARTIAL, format!("{}: {text}", conflict.reason))
+        },
+    )
+}
+
+fn guardrail(counts: &Counts) -> Verdict {
+    let guards = [
+        reason::DEFAULT_ROUTE_REJECTED,
+        reason::PROTECTED_PREFIX,
+        reason::MAX_ROUTES,
+        reason::MAX_ROUTES_PER_NODE,
+    ];
+    for guard in guards {
+        if let Some(number) = counts.rejected.get(guard) {
+            let sample = counts.samples.iter().find(|(_, why)| *why == guard);
+            let sample = sample.map(|(prefix, _)| format!(", such as {prefix}")).unwrap_or_default();
+            return Verdict::new(true, guard, format!("{number} routes are kept out{sample}"));
+        }
+    }
+    Verdict::new(false, reason::ALL_WELL, "")
+}
+
+fn interference(agent: &Agent) -> Verdict {
+    if let Some(rule) = agent.environment.foreign_rules.first() {
+        let (from, to) = agent.intent.config.rule_priorities;
+        let text = format!("a foreign rule stands in our band {from}-{to}: {rule}: move it, or the band");
+        return Verdict::new(true, reason::RULE_SHADOWED, text);
+    }
+    if agent.environment.mended > 0 {
+        let text =
+            format!("rules were put back {} times after somebody removed them", agent.environment.mended);
+        return Verdict::new(true, reason::RULE_DELETED, text);
+    }
+    Verdict::new(false, reason::NO_INTERFERENCE, "")
+}
+
+// ===== metrics =====
+
+/// Gauges that are counted, not kept.
+fn publish(agent: &Agent, counts: &Counts) {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let metrics = &agent.metrics;
+    metrics.fpm.connected.set(i64::from(agent.fpm.connected));
+    metrics.fpm.epoch.set(number(agent.fpm.epoch));
+    if let Some(stats) = agent.fpm_events.as_ref().map(EventReceiver::stats) {
+        metrics::store(&metrics.fpm.frames, stats.frames);
+        metrics::store(&metrics.fpm.bytes, stats.bytes);
+    }
+    metrics::store(&metrics.fpm.decode_errors, agent.fpm.malformed);
+    metrics.rib.stale.set(number(counts.stale));
+    metrics.rib.nexthops.set(number(agent.engine.rib().nexthop_count() as u64));
+    metrics.rib.routes.clear();
+    for (table, routes) in agent.engine.rib().tables() {
+        metrics.rib.routes.get_or_create(&Table { table: *table }).set(number(*routes));
+    }
+    metrics.plan.rejected.clear();
+    for (reason, routes) in &counts.rejected {
+        metrics.plan.rejected.get_or_create(&Reason { reason }).set(number(*routes));
+    }
+    metrics.plan.accepted.clear();
+    for (table, routes) in &counts.tables {
+        metrics.plan.accepted.get_or_create(&Table { table: *table }).set(number(routes.desired));
+    }
+    metrics.plan.rules.set(number(agent.engine.plan().rules.len() as u64));
+    metrics.reconcile.programmed.set(number(counts.programmed));
+    metrics.reconcile.failed.set(number(counts.failed));
+    metrics.config.objects.set(number(agent.intent.objects.iter().filter(|o| o.accepted).count() as u64));
+    metrics.config.conflicts.set(number(agent.intent.conflicts.len() as u64));
+    metrics.config.rejected.clear();
+    for object in agent.intent.objects.iter().filter(|object| !object.accepted) {
+        let words = reason::CONDITIONS.iter().chain(reason::ITEMS);
+        if let Some(reason) = words.copied().find(|word| *word == object.reason) {
+            metrics.config.rejected.get_or_create(&Reason { reason }).inc();
+        }
+    }
+}
+
+/// Counts what zebra sent.
+pub(super) fn count_updates(metrics: &Metrics, updates: &[Update]) {
+    let mut kinds = [0u64; 5];
+    for update in updates {
+        let kind = match update {
+            Update::Route(_) => 0,
+            Update::RouteDel(_) => 1,
+            Update::Nexthop(_) => 2,
+            Update::NexthopDel { .. } => 3,
+            _ => 4,
+        };
+        if let Some(count) = kinds.get_mut(kind) {
+            *count += 1;
+        }
+    }
+    for (kind, count) in ["route", "route_del", "nexthop", "nexthop_del", "other"].into_iter().zip(kinds) {
+        if count > 0 {
+            metrics.fpm.updates.get_or_create(&Kind { kind }).inc_by(count);
+        }
+    }
+}
+
+/// Counts what the kernel acknowledged and refused.
+pub(super) fn count_batch(metrics: &Metrics, done: &BatchDone) {
+    metrics.reconcile.batch_seconds.observe(done.elapsed.as_secs_f64());
+    let mut errors = done.errors.iter().map(|error| error.index).peekable();
+    let mut counts = std::collections::BTreeMap::new();
+    for (index, op) in done.ops.iter().enumerate() {
+        let result = if errors.next_if_eq(&index).is_some() { "error" } else { "ok" };
+        let (op, kind) = match op {
+            RouteOp::AddRoute(_) => ("add", "route"),
+            RouteOp::ReplaceRoute(_) => ("replace", "route"),
+            RouteOp::DelRoute(_) => ("delete", "route"),
+            RouteOp::AddNexthop(_) => ("add", "nexthop"),
+            RouteOp::ReplaceNexthop(_) => ("replace", "nexthop"),
+            RouteOp::DelNexthop(_) => ("delete", "nexthop"),
+        };
+        *counts.entry((op, kind, result)).or_insert(0u64) += 1;
+    }
+    for ((op, kind, result), count) in counts {
+        metrics.reconcile.operations.get_or_create(&Operation { op, kind, result }).inc_by(count);
+    }
+}
+
+/// Counts a reading of the manifests.
+pub(super) fn count_reload(metrics: &Metrics, manifests: &Manifests) {
+    let result = if manifests.errors().next().is_none() { "ok" } else { "error" };
+    metrics.config.reloads.get_or_create(&ReloadResult { result }).inc();
+}

@@ -1,0 +1,128 @@
+//! Time, and what events made necessary: planned together once they pause.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::environment::Desired;
+use super::{AUDIT_EVERY, Agent, EXPIRE_EVERY, REFRESH_EVERY, RETRY_EVERY, SETTLE, Todo, report};
+use crate::plan::steering::{SteeringInput, steering};
+use crate::plan::{Plan, PlanInput, StaticRoute, interface_tables};
+use crate::status::reason;
+
+impl Agent {
+    pub(super) fn deadline(&self) -> Instant {
+        let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
+        for at in [self.engine.deadline(), self.settle_at] {
+            next = at.map_or(next, |at| next.min(at));
+        }
+        if self.todo.survey && !self.surveying {
+            next = next.min(self.next_survey);
+        }
+        next
+    }
+
+    pub(super) async fn on_time(&mut self) {
+        let now = Instant::now();
+        self.engine.tick(now);
+        if now >= self.next_audit {
+            self.next_audit = now + AUDIT_EVERY;
+            self.engine.want_audit();
+        }
+        if now >= self.next_expiry {
+            self.next_expiry = now + EXPIRE_EVERY;
+            self.steering.expire();
+        }
+        if now >= self.next_refresh {
+            report::refresh(self);
+            // Counting a million routes takes a while: at most a fiftieth of the time goes into it.
+            self.next_refresh = now + REFRESH_EVERY.max(now.elapsed() * 50);
+        }
+        if now >= self.next_retry {
+            self.next_retry = now + RETRY_EVERY;
+            self.listen_fpm();
+            let failed = self.steering.trouble().is_some() || !self.environment.failures.is_empty();
+            self.todo.environment |= failed;
+            self.todo.steering |= failed;
+        }
+    }
+
+    /// Plans and applies what events made necessary, once they pause for a moment.
+    pub(super) async fn settle(&mut self) {
+        let now = Instant::now();
+        let Todo { plan, steering, environment, .. } = self.todo;
+        if !(plan || steering || environment) {
+            self.settle_at = None;
+            return;
+        }
+        if now < *self.settle_at.get_or_insert(now + SETTLE) {
+            return;
+        }
+        self.settle_at = None;
+        self.todo = Todo { survey: self.todo.survey, ..Todo::default() };
+        // Steering's routes and rules are part of the plan.
+        self.plan_steering();
+        if plan || steering {
+            self.replan(now);
+        }
+        self.apply_environment().await;
+        self.steering.apply(&self.steering_plan);
+    }
+
+    pub(super) fn plan_steering(&mut self) {
+        let Some(survey) = &self.survey else { return };
+        let links: Vec<_> = self.observed.links().values().cloned().collect();
+        let tables = interface_tables(&self.intent, self.observed.links());
+        let neighbours: Vec<_> = self.observed.neighbours().copied().collect();
+        let mut gateways = survey.gateways.clone();
+        for (ifindex, gateway) in self.engine.rib().gateways() {
+            gateways.entry((ifindex, crate::model::Family::of_addr(&gateway))).or_default().insert(gateway);
+        }
+        let cluster: BTreeSet<_> =
+            self.intent.vrfs.iter().flat_map(|vrf| vrf.exceptions.iter().copied()).collect();
+        self.steering_plan = steering(&SteeringInput {
+            intent: &self.intent,
+            links: &links,
+            tables: &tables,
+            gateways: &gateways,
+            neighbours: &neighbours,
+            carrying: &survey.carrying,
+            defaults: &survey.defaults,
+            cluster: &cluster,
+        });
+    }
+
+    pub(super) fn replan(&mut self, now: Instant) {
+        let began = Instant::now();
+        let zebra_tables: BTreeSet<u32> = self.engine.rib().tables().keys().copied().collect();
+        let input =
+            PlanInput { intent: &self.intent, links: self.observed.links(), zebra_tables: &zebra_tables };
+        let mut plan = Plan::compile(input);
+        for route in &self.steering_plan.routes {
+            let owner = self.intent.return_paths.iter().find_map(|path| path.owners.first());
+            let Some(owner) = owner.cloned() else { continue };
+            plan.static_routes
+                .insert(route.key, StaticRoute { route: route.clone(), owner, purpose: reason::RETURN_PATH });
+        }
+        plan.rules.extend(self.steering_plan.rules.iter().cloned());
+        self.metrics.plan.compile_seconds.observe(began.elapsed().as_secs_f64());
+        self.engine.set_plan(plan, now);
+    }
+
+    pub(super) async fn apply_environment(&mut self) {
+        let plan = self.engine.plan();
+        let mut sysctls = self.steering_plan.sysctls.clone();
+        if !plan.imports.is_empty() {
+            // Without it the change of one nexthop rewrites every route that uses it: a second for a million.
+            sysctls.insert("net/ipv4/nexthop_compat_mode".to_owned(), "0".to_owned());
+        }
+        let desired = Desired {
+            rules: plan.rules.clone(),
+            devices: plan.devices.clone(),
+            sink: self.steering_plan.sink,
+            sysctls,
+            neighbours: self.steering_plan.managed_neighbours.clone(),
+        };
+        let band = self.intent.config.rule_priorities;
+        self.environment.apply(&desired, &self.observed, band, &self.metrics).await;
+    }
+}

@@ -1,0 +1,307 @@
+//! The steering edge as the daemon holds it: opened when wanted, tried again when it fails, shown in the status.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use backtrail_ebpf_common::OBJECT;
+use backtrail_ebpf_common::maps::Counters;
+
+use super::observed::Observed;
+use crate::api::{
+    MapStatus, ProgramStatus, ReturnPathState, SteeredInterfaceStatus, SteeringCounters,
+    SteeringGatewayStatus, SteeringState,
+};
+use crate::control::{FlowOrigin, FlowRow, Page, PageRequest};
+use crate::metrics::{self, Interface, Map, Metrics, SteeringEvent};
+use crate::plan::steering::{SteeredInterface, SteeringPlan};
+use crate::steering::{
+    Attachment, Direction, Features, FlowEntry, Hook, Steering, SteeringError, SteeringOptions,
+    SteeringStatus, named,
+};
+
+/// Flows looked at for expiry in one go.
+const EXPIRY_BUDGET: u32 = 65_536;
+/// Gateways listed for each interface.
+const MAX_GATEWAYS: usize = 32;
+
+/// Why steering is not, or not wholly, in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// The edge, where it is open.
+pub(super) struct Steerer {
+    bpffs: PathBuf,
+    edge: Option<Steering>,
+    trouble: Option<Trouble>,
+}
+
+impl Steerer {
+    pub(super) fn new(bpffs: &Path) -> Self {
+        Self { bpffs: bpffs.to_owned(), edge: None, trouble: None }
+    }
+
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// Brings programs and maps to the plan. Without a `ReturnPath` nothing is opened, unless an earlier agent left
+    /// pins, which then go.
+    pub(super) fn apply(&mut self, plan: &SteeringPlan) {
+        if self.edge.is_none() {
+            if plan.interfaces.is_empty() && !self.has_pins() {
+                self.trouble = None;
+                return;
+            }
+            let options =
+                SteeringOptions { flow_entries: plan.flows.max_entries, ..SteeringOptions::default() };
+            match Steering::open(&self.bpffs, OBJECT, options) {
+                Ok(edge) => self.edge = Some(edge),
+                Err(error) => return self.failed(&error),
+            }
+        }
+        let Some(edge) = &mut self.edge else { return };
+        let report = edge.apply(plan);
+        if !report.is_unchanged() {
+            tracing::info!(
+                attached = report.attached,
+                detached = report.detached,
+                writes = report.writes,
+                problems = report.problems.len(),
+                "steering changed"
+            );
+        }
+        match report.problems.first() {
+            None => self.trouble = None,
+            Some(error) => self.failed(error),
+        }
+    }
+
+    fn failed(&mut self, error: &SteeringError) {
+        let trouble = Trouble { reason: error.reason(), message: error.to_string() };
+        // The same failure comes back with every retry: it is news once.
+        if self.trouble.as_ref() != Some(&trouble) {
+            tracing::error!(%error, "return-path steering is not wholly in force; routes and rules are");
+        }
+        self.trouble = Some(trouble);
+    }
+
+    fn has_pins(&self) -> bool {
+        std::fs::read_dir(&self.bpffs).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Voids cached nexthops after routes or neighbours changed.
+    pub(super) fn routes_changed(&mut self) {
+        if let Some(Err(error)) = self.edge.as_mut().map(Steering::bump_generation) {
+            tracing::warn!(%error, "cached nexthops stay up to a second longer");
+        }
+    }
+
+    /// Forgets idle flows.
+    pub(super) fn expire(&mut self) {
+        if let Some(Err(error)) = self.edge.as_mut().map(|edge| edge.expire(EXPIRY_BUDGET)) {
+            tracing::warn!(%error, "idle flows are not forgotten");
+        }
+    }
+
+    /// A page of the flow tables. The tables are not counted for it: `total` is what has been seen so far.
+    ///
+    /// # Errors
+    /// The kernel refused the read.
+    pub(super) fn flows(
+        &self,
+        page: PageRequest,
+        observed: &Observed,
+    ) -> Result<Page<FlowRow>, SteeringError> {
+        let Some(edge) = &self.edge else { return Ok(Page { rows: Vec::new(), total: 0, next: None }) };
+        let found = edge.flows(page.cursor, page.limit)?;
+        let rows: Vec<FlowRow> = found.flows.iter().map(|flow| row(flow, observed)).collect();
+        let total = if page.cursor == 0 && found.next.is_none() { rows.len() as u64 } else { self.entries() };
+        Ok(Page { total: total.max(rows.len() as u64), rows, next: found.next })
+    }
+
+    fn entries(&self) -> u64 {
+        let maps = self.edge.as_ref().and_then(|edge| edge.report().ok()).map(|status| status.maps);
+        let flows = maps.into_iter().flatten().filter(|map| map.name.starts_with("rp_flows"));
+        flows.filter_map(|map| map.entries).sum()
+    }
+
+    pub(super) fn features(&self) -> BTreeMap<String, bool> {
+        let Some(Ok(status)) = self.edge.as_ref().map(Steering::report) else { return BTreeMap::new() };
+        let Features { tcx, fib_lookup_tbid } = status.features;
+        BTreeMap::from([("tcx".to_owned(), tcx), ("fibLookupTbid".to_owned(), fib_lookup_tbid)])
+    }
+
+    /// The status, and the metrics that are read with it.
+    pub(super) fn status(
+        &self,
+        plan: &SteeringPlan,
+        observed: &Observed,
+        metrics: &Metrics,
+    ) -> ReturnPathState {
+        let Some(edge) = &self.edge else { return ReturnPathState::default() };
+        let (status, counters) = match (edge.report(), edge.counters()) {
+            (Ok(status), Ok(counters)) => (status, counters),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "steering does not tell its state");
+                return ReturnPathState::default();
+            }
+        };
+        publish(metrics, plan, &status, &counters);
+        let interfaces = plan.interfaces.iter().map(|(ifindex, interface)| {
+            let counted = counters.get(ifindex).copied().unwrap_or_default();
+            steered(*ifindex, interface, plan, observed, &status, &counted)
+        });
+        ReturnPathState {
+            mode: mode(plan),
+            interfaces: interfaces.collect(),
+            maps: status.maps.iter().map(map).collect(),
+        }
+    }
+}
+
+fn row(flow: &FlowEntry, observed: &Observed) -> FlowRow {
+    let proto = match flow.protocol {
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        132 => "SCTP".to_owned(),
+        1 => "ICMP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        other => other.to_string(),
+    };
+    let interface = observed.name(flow.ifindex).map_or_else(|| format!("if{}", flow.ifindex), str::to_owned);
+    FlowRow {
+        proto,
+        client: flow.client,
+        service: flow.service,
+        interface: if flow.ifindex == 0 { String::new() } else { interface },
+        age_seconds: flow.age_seconds,
+        steered_packets: flow.steered_packets,
+        gateway: flow.gateway,
+        origin: if flow.node_origin { FlowOrigin::Node } else { FlowOrigin::Client },
+    }
+}
+
+fn mode(plan: &SteeringPlan) -> SteeringState {
+    let mut modes = plan.interfaces.values().filter_map(|it| it.learn.as_ref()).map(|learn| learn.enforce);
+    match modes.next() {
+        None => SteeringState::Off,
+        Some(first) if modes.any(|other| other != first) => SteeringState::Mixed,
+        Some(true) => SteeringState::TCRedirect,
+        Some(false) => SteeringState::Shadow,
+    }
+}
+
+fn steered(
+    ifindex: u32,
+    interface: &SteeredInterface,
+    plan: &SteeringPlan,
+    observed: &Observed,
+    status: &SteeringStatus,
+    counters: &Counters,
+) -> SteeredInterfaceStatus {
+    let attached: Vec<&Attachment> = status.attachments.iter().filter(|it| it.ifindex == ifindex).collect();
+    let wanted = 1 + usize::from(interface.learn.is_some());
+    let hook = attached.first().map(|it| if it.hook == Hook::Tcx { "tcx" } else { "clsact" });
+    let gateways = plan.managed_neighbours.iter().filter(|(on, _)| *on == ifindex).take(MAX_GATEWAYS);
+    SteeredInterfaceStatus {
+        name: interface.name.clone(),
+        ifindex: Some(ifindex),
+        learns: interface.learn.is_some(),
+        mode: interface
+            .learn
+            .as_ref()
+            .map(|learn| if learn.enforce { "TCRedirect" } else { "Shadow" }.to_owned()),
+        state: if attached.len() >= wanted { "Attached" } else { "Missing" }.to_owned(),
+        hook: hook.unwrap_or_default().to_owned(),
+        programs: attached.iter().map(|it| program(it)).collect(),
+        counters: summary(counters),
+        gateways: gateways
+            .map(|(on, address)| {
+                let entry = observed.neighbour(*on, *address);
+                SteeringGatewayStatus {
+                    address: address.to_string(),
+                    mac: entry.and_then(|it| it.mac).map(mac),
+                    state: entry.map_or_else(|| "Incomplete".to_owned(), |it| format!("{:?}", it.state)),
+                }
+            })
+            .collect(),
+    }
+}
+
+fn program(attachment: &Attachment) -> ProgramStatus {
+    ProgramStatus {
+        direction: if attachment.direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(),
+        prog_id: attachment.program,
+        link_id: attachment.link,
+        position: match attachment.programs_before {
+            Some(0) => "first".to_owned(),
+            Some(before) => format!("behind {before}"),
+            None => String::new(),
+        },
+    }
+}
+
+fn mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn summary(counters: &Counters) -> SteeringCounters {
+    SteeringCounters {
+        learned: counters.learned,
+        matched: counters.matched,
+        steered: counters.steered,
+        would_steer: counters.would_steer,
+        path_down: counters.path_down,
+        unknown: counters.midflow,
+        own: counters.node_origin,
+        exempt: counters.never + counters.protected + counters.excepted + counters.other_service,
+        unparsable: counters.truncated + counters.malformed + counters.too_deep,
+        too_big: counters.mtu_exceeded + counters.mtu_unfit,
+        dropped: counters.dropped + counters.sink_dropped,
+        table_full: counters.full,
+        stacked: counters.upper_device,
+    }
+}
+
+fn map(map: &crate::steering::MapReport) -> MapStatus {
+    MapStatus {
+        name: map.name.to_owned(),
+        id: map.id,
+        pin_path: map.pin.display().to_string(),
+        entries: map.entries,
+        max_entries: map.max_entries,
+    }
+}
+
+fn publish(
+    metrics: &Metrics,
+    plan: &SteeringPlan,
+    status: &SteeringStatus,
+    counters: &BTreeMap<u32, Counters>,
+) {
+    let steering = &metrics.steering;
+    steering.attached.clear();
+    for (ifindex, interface) in &plan.interfaces {
+        let name = interface.name.clone();
+        let wanted = 1 + usize::from(interface.learn.is_some());
+        let attached = status.attachments.iter().filter(|it| it.ifindex == *ifindex).count() >= wanted;
+        steering.attached.get_or_create(&Interface { interface: name.clone() }).set(i64::from(attached));
+        for (event, value) in counters.get(ifindex).map(named).into_iter().flatten() {
+            let label = SteeringEvent { interface: name.clone(), event };
+            metrics::store(&steering.events.get_or_create(&label), value);
+        }
+    }
+    let mut flows = 0;
+    for map in &status.maps {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        if let Some(entries) = map.entries {
+            steering.map_entries.get_or_create(&Map { map: map.name }).set(number(entries));
+            flows += if map.name.starts_with("rp_flows") { entries } else { 0 };
+        }
+        steering.map_max_entries.get_or_create(&Map { map: map.name }).set(i64::from(map.max_entries));
+    }
+    steering.flows.set(i64::try_from(flows).unwrap_or(i64::MAX));
+}

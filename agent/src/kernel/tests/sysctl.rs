@@ -1,0 +1,104 @@
+//! Recording and restoring sysctls, below a directory that stands for /proc/sys.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::super::KernelError;
+use super::super::sysctl::Sysctls;
+
+const FORWARD: &str = "net.ipv4.ip_forward";
+const RP_FILTER: &str = "net/ipv4/conf/eth0.100/rp_filter";
+
+struct Lab {
+    dir: TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self { dir: TempDir::new().expect("a directory") };
+        fs::create_dir_all(lab.path("sys/net/ipv4/conf/eth0.100")).expect("directory");
+        fs::create_dir(lab.path("state")).expect("directory");
+        lab.write("net/ipv4/ip_forward", "0\n");
+        lab.write(RP_FILTER, "1\n");
+        lab
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    fn write(&self, key: &str, value: &str) {
+        fs::write(self.path("sys").join(key), value).expect("write");
+    }
+
+    fn value(&self, key: &str) -> String {
+        fs::read_to_string(self.path("sys").join(key)).expect("read").trim().to_owned()
+    }
+
+    fn open(&self) -> Sysctls {
+        Sysctls::open_at(&self.path("sys"), &self.path("state")).expect("open")
+    }
+}
+
+#[test]
+fn the_first_value_is_the_one_restored_even_by_a_later_process() {
+    let lab = Lab::new();
+    let mut sysctls = lab.open();
+    sysctls.set(RP_FILTER, "2").expect("set");
+    sysctls.set(RP_FILTER, "0").expect("set");
+    sysctls.set(FORWARD, "1").expect("set");
+    assert_eq!((lab.value(RP_FILTER), sysctls.get(FORWARD).expect("get")), ("0".to_owned(), "1".to_owned()));
+    let mut later = lab.open();
+    assert_eq!(
+        later.recorded().collect::<Vec<_>>(),
+        [("net/ipv4/conf/eth0.100/rp_filter", "1"), ("net/ipv4/ip_forward", "0")]
+    );
+    later.restore(RP_FILTER).expect("restore");
+    assert_eq!((lab.value(RP_FILTER), lab.value("net/ipv4/ip_forward")), ("1".to_owned(), "1".to_owned()));
+    later.restore_all().expect("restore");
+    assert_eq!(lab.value("net/ipv4/ip_forward"), "0");
+    assert_eq!(lab.open().recorded().count(), 0);
+}
+
+#[test]
+fn what_has_the_value_already_is_not_ours_to_restore() {
+    let lab = Lab::new();
+    let mut sysctls = lab.open();
+    sysctls.set(FORWARD, "0").expect("set");
+    assert_eq!(sysctls.recorded().count(), 0);
+    assert!(!lab.path("state/sysctls.json").exists());
+}
+
+#[test]
+fn what_somebody_changed_since_and_what_is_gone_is_left_alone() {
+    let lab = Lab::new();
+    let mut sysctls = lab.open();
+    sysctls.set(FORWARD, "1").expect("set");
+    sysctls.set(RP_FILTER, "2").expect("set");
+    lab.write("net/ipv4/ip_forward", "7\n");
+    fs::remove_dir_all(lab.path("sys/net/ipv4/conf/eth0.100")).expect("remove");
+    sysctls.restore_all().expect("restore");
+    assert_eq!(lab.value("net/ipv4/ip_forward"), "7");
+    assert_eq!(lab.open().recorded().count(), 0);
+}
+
+#[test]
+fn keys_stay_below_the_root() {
+    let mut sysctls = Lab::new().open();
+    for key in ["", "/etc/passwd", "net/../../../etc/passwd", "../x", "./x"] {
+        let refused = sysctls.set(key, "1").expect_err("refused");
+        assert!(matches!(refused, KernelError::SysctlKey { .. }), "{key}: {refused}");
+    }
+}
+
+#[test]
+fn a_missing_interface_and_a_broken_record_are_named() {
+    let lab = Lab::new();
+    let missing = lab.open().set("net/ipv4/conf/eth9/rp_filter", "2").expect_err("no such interface");
+    assert!(missing.is_absent() && missing.to_string().contains("conf/eth9/rp_filter"), "{missing}");
+    fs::write(lab.path("state/sysctls.json"), "{").expect("write");
+    let broken = Sysctls::open_at(&lab.path("sys"), &lab.path("state")).expect_err("broken");
+    assert!(broken.to_string().contains("sysctls.json: not a record of sysctls"), "{broken}");
+}

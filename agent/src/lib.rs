@@ -1,0 +1,19 @@
+//! Backtrail: the node dataplane beside FRR.
+//!
+//! The way of the data, one direction: FPM ([`zebra_fpm`]) → [`rib`] (learned) → [`plan`] (pure) →
+//! [`reconcile`] (difference) → [`kernel`] and [`steering`] (edges) → acknowledgement → [`status`].
+//! [`api`] and [`intent`] turn manifests into the other input of `plan`. See `ARCHITECTURE.md`.
+
+pub mod api;
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod intent;
+pub mod kernel;
+pub mod metrics;
+pub mod model;
+pub mod plan;
+pub mod reconcile;
+pub mod rib;
+pub mod status;
+pub mod steering;

@@ -1,0 +1,239 @@
+//! Policy rules: the band, its tenths, and an order that no insertion order can change.
+//!
+//! The kernel evaluates rules of one priority in insertion order, so a mended rule would change the meaning.
+//! Rules that overlap therefore get distinct priorities; rules that cannot match the same packet share one.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::{Plan, Problem};
+use crate::intent::types::{Band, Config, Intent, PolicyProtocol, PolicyRule, VrfMode};
+use crate::model::{Family, Rule, RuleAction, TABLE_MAIN};
+
+/// Priorities of the parts of the band, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bands {
+    pub(super) exceptions: u32,
+    pub(super) interfaces: u32,
+    early: (u32, u32),
+    normal: (u32, u32),
+    late: (u32, u32),
+}
+
+impl Bands {
+    /// Tenths: 1 exceptions and interfaces, 4 Early, 3 Normal, 2 Late. The last priority of all is steering's.
+    pub(super) fn of(config: &Config) -> Self {
+        let (from, to) = config.rule_priorities;
+        let width = u64::from(to.saturating_sub(from)) + 1;
+        let at = |tenths: u64| from.saturating_add(u32::try_from(width * tenths / 10).unwrap_or(u32::MAX));
+        Self {
+            exceptions: from,
+            interfaces: at(1).saturating_sub(1).max(from),
+            early: (at(1), at(5).saturating_sub(1)),
+            normal: (at(5), at(8).saturating_sub(1)),
+            late: (at(8), to.saturating_sub(1)),
+        }
+    }
+
+    fn range(&self, band: Band) -> (u32, u32) {
+        match band {
+            Band::Early => self.early,
+            Band::Normal => self.normal,
+            Band::Late => self.late,
+        }
+    }
+}
+
+pub(super) fn compile(plan: &mut Plan, intent: &Intent) {
+    let bands = Bands::of(&intent.config);
+    for vrf in intent.vrfs.iter().filter(|vrf| vrf.mode == VrfMode::TableOnly) {
+        for prefix in &vrf.exceptions {
+            let mut rule =
+                blank(&intent.config, Family::of(prefix), bands.exceptions, RuleAction::Lookup(TABLE_MAIN));
+            rule.destination = Some(*prefix);
+            plan.rules.insert(rule);
+        }
+        for interface in &vrf.interfaces {
+            for family in Family::ALL {
+                let rule = blank(&intent.config, family, bands.interfaces, RuleAction::Lookup(vrf.table));
+                plan.rules.insert(Rule { iif: Some(interface.name.clone()), ..rule.clone() });
+                plan.rules.insert(Rule { oif: Some(interface.name.clone()), ..rule });
+            }
+        }
+    }
+    for band in [Band::Early, Band::Normal, Band::Late] {
+        policies(plan, intent, band, bands.range(band));
+    }
+}
+
+fn blank(config: &Config, family: Family, priority: u32, action: RuleAction) -> Rule {
+    Rule {
+        family,
+        priority,
+        source: None,
+        destination: None,
+        iif: None,
+        oif: None,
+        ip_protocol: None,
+        destination_ports: None,
+        action,
+        protocol: config.route_protocol,
+    }
+}
+
+/// One match of a policy rule, multiplied out, with the rules that it becomes.
+struct Item<'a> {
+    selector: Rule,
+    policy: &'a PolicyRule,
+}
+
+impl Item<'_> {
+    /// Priorities it takes: goto, lookup, unreachable, landing place.
+    fn slots(&self) -> u32 {
+        1 + u32::from(self.policy.drop_if_unavailable) + 2 * u32::from(self.skips_host())
+    }
+
+    fn skips_host(&self) -> bool {
+        !self.policy.host_traffic && self.selector.iif.is_none()
+    }
+
+    fn length(prefix: Option<&IpNet>) -> u8 {
+        prefix.map_or(0, IpNet::prefix_len)
+    }
+}
+
+fn policies(plan: &mut Plan, intent: &Intent, band: Band, (first, last): (u32, u32)) {
+    let of_band = intent.rules.iter().filter(|rule| rule.band == band);
+    let mut items: Vec<Item<'_>> = of_band.flat_map(|rule| multiply(&intent.config, rule)).collect();
+    items.sort_by(|a, b| {
+        let key = |item: &Item<'_>| {
+            let destination = Item::length(item.selector.destination.as_ref());
+            let source = Item::length(item.selector.source.as_ref());
+            (std::cmp::Reverse(destination), std::cmp::Reverse(source))
+        };
+        key(a)
+            .cmp(&key(b))
+            .then_with(|| a.policy.name.cmp(&b.policy.name))
+            .then_with(|| a.selector.cmp(&b.selector))
+    });
+    let mut placed: Vec<(u32, &Item<'_>)> = Vec::with_capacity(items.len());
+    let mut full = BTreeSet::new();
+    for item in &items {
+        let behind = placed
+            .iter()
+            .filter(|(_, other)| overlaps(&other.selector, &item.selector))
+            .map(|(priority, other)| priority + other.slots())
+            .max()
+            .unwrap_or(first);
+        if behind + item.slots() > last + 1 {
+            full.extend(item.policy.owners.first().map(|owner| (owner.clone(), item.policy.name.clone())));
+            continue;
+        }
+        placed.push((behind, item));
+        plan.rules.extend(emit(item, behind));
+    }
+    for (object, name) in full {
+        plan.problems.push(Problem {
+            object,
+            reason: crate::status::reason::BAND_FULL,
+            message: format!(
+                "rule {name}: too many overlapping rules for the {} priorities of band {band:?}: move some to another \
+                 band, or widen ownership.rulePriorities",
+                last + 1 - first
+            ),
+        });
+    }
+}
+
+fn emit(item: &Item<'_>, first: u32) -> Vec<Rule> {
+    let at = |offset: u32, action| Rule { priority: first + offset, action, ..item.selector.clone() };
+    let mut rules = Vec::new();
+    let mut next = 0;
+    let landing = item.slots() - 1;
+    if item.skips_host() {
+        rules.push(Rule { iif: Some("lo".to_owned()), ..at(0, RuleAction::Goto(first + landing)) });
+        let nop = Rule {
+            source: None,
+            destination: None,
+            ip_protocol: None,
+            destination_ports: None,
+            ..at(landing, RuleAction::Nop)
+        };
+        rules.push(nop);
+        next = 1;
+    }
+    rules.push(at(next, RuleAction::Lookup(item.policy.table)));
+    if item.policy.drop_if_unavailable {
+        rules.push(at(next + 1, RuleAction::Unreachable));
+    }
+    rules
+}
+
+fn multiply<'a>(config: &'a Config, policy: &'a PolicyRule) -> impl Iterator<Item = Item<'a>> + 'a {
+    Family::ALL.into_iter().flat_map(move |family| {
+        let destinations = of_family(&policy.destinations, family);
+        let sources = of_family(&policy.sources, family);
+        let iifs: Vec<Option<String>> = optional(&policy.ingress_interfaces);
+        let ports: Vec<Option<(u16, u16)>> = optional(&policy.destination_ports);
+        let mut items = Vec::new();
+        for destination in &destinations {
+            for source in &sources {
+                for iif in &iifs {
+                    for range in &ports {
+                        let rule = blank(config, family, 0, RuleAction::Nop);
+                        let selector = Rule {
+                            destination: *destination,
+                            source: *source,
+                            iif: iif.clone(),
+                            ip_protocol: policy.protocol.map(|protocol| number(protocol, family)),
+                            destination_ports: *range,
+                            ..rule
+                        };
+                        items.push(Item { selector, policy });
+                    }
+                }
+            }
+        }
+        items
+    })
+}
+
+/// The prefixes of one family; an empty list in the manifest selects everything.
+fn of_family(list: &[IpNet], family: Family) -> Vec<Option<IpNet>> {
+    if list.is_empty() {
+        return vec![None];
+    }
+    list.iter().filter(|prefix| Family::of(prefix) == family).map(|prefix| Some(*prefix)).collect()
+}
+
+fn optional<T: Clone>(list: &[T]) -> Vec<Option<T>> {
+    if list.is_empty() { vec![None] } else { list.iter().cloned().map(Some).collect() }
+}
+
+fn number(protocol: PolicyProtocol, family: Family) -> u8 {
+    match (protocol, family) {
+        (PolicyProtocol::TCP, _) => 6,
+        (PolicyProtocol::UDP, _) => 17,
+        (PolicyProtocol::SCTP, _) => 132,
+        (PolicyProtocol::ICMP, Family::Ipv4) => 1,
+        (PolicyProtocol::ICMP, Family::Ipv6) => 58,
+    }
+}
+
+/// Whether some packet could match both.
+fn overlaps(a: &Rule, b: &Rule) -> bool {
+    fn both<T>(a: Option<&T>, b: Option<&T>, meet: impl Fn(&T, &T) -> bool) -> bool {
+        match (a, b) {
+            (Some(a), Some(b)) => meet(a, b),
+            _ => true,
+        }
+    }
+    let nets = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+    a.family == b.family
+        && both(a.destination.as_ref(), b.destination.as_ref(), nets)
+        && both(a.source.as_ref(), b.source.as_ref(), nets)
+        && both(a.iif.as_ref(), b.iif.as_ref(), |a, b| a == b)
+        && both(a.ip_protocol.as_ref(), b.ip_protocol.as_ref(), |a, b| a == b)
+        && both(a.destination_ports.as_ref(), b.destination_ports.as_ref(), |a, b| a.0 <= b.1 && b.0 <= a.1)
+}

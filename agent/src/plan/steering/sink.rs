@@ -1,0 +1,147 @@
+//! The sink and the sysctls: what makes a reply reach a program at all.
+//!
+//! A reply is steered at tc egress of the interface it would wrongly leave by. With no route, or with one whose
+//! gateway does not answer, it never gets there. Routes to a device of our own take it there.
+
+use std::collections::BTreeSet;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::interfaces::{Listed, condition, owners};
+use super::{SINK_NAME, SteeringInput, SteeringPlan};
+use crate::intent::types::Config;
+use crate::model::{Family, Hop, KernelRoute, Link, RouteKey, RouteTarget, Rule, RuleAction, TABLE_MAIN};
+use crate::status::reason;
+
+/// The kernel's default metric of IPv6 routes; IPv4 has 0.
+const METRIC_IPV6: u32 = 1024;
+
+/// Adds the sink's device, rules and routes, and the reverse-path filters of the listed interfaces.
+/// Interfaces in `Shadow` ask for none of it.
+pub(super) fn plan(input: &SteeringInput<'_>, listed: &[Listed<'_>], plan: &mut SteeringPlan) {
+    let enforced = || listed.iter().filter(|listed| listed.asked.enforce);
+    if enforced().next().is_none() {
+        return;
+    }
+    let services: BTreeSet<IpNet> =
+        enforced().flat_map(|listed| &listed.asked.virtual_ips).map(IpNet::trunc).collect();
+    let lacking: Vec<Family> = Family::ALL
+        .into_iter()
+        .filter(|family| {
+            in_use(input, *family, &services) && !input.defaults.contains(&(TABLE_MAIN, *family))
+        })
+        .collect();
+    plan.sink = !services.is_empty() || !lacking.is_empty();
+    let device = input.links.iter().find(|link| link.name == SINK_NAME && link.up);
+    if let Some(device) = device.filter(|_| plan.sink) {
+        // The program on the sink asks the FIB on behalf of a device that must be one that forwards.
+        for family in ["ipv4", "ipv6"] {
+            plan.sysctls.insert(format!("net/{family}/conf/{SINK_NAME}/forwarding"), "1".to_owned());
+        }
+        for &family in &lacking {
+            plan.routes.push(route(&input.intent.config, device, TABLE_MAIN, u32::MAX, family));
+        }
+        lead_services(input, listed, &services, device, plan);
+    }
+    for listed in enforced().filter(|listed| listed.asked.manage_rp_filter) {
+        let table = checked_table(plan, listed.link.ifindex);
+        let sunk = table == TABLE_MAIN
+            && plan
+                .routes
+                .iter()
+                .any(|route| route.key.table == TABLE_MAIN && Family::of(&route.key.prefix) == Family::Ipv4);
+        let loose = sunk || input.defaults.contains(&(table, Family::Ipv4));
+        let key = format!("net/ipv4/conf/{}/rp_filter", listed.link.name);
+        plan.sysctls.insert(key, if loose { "2" } else { "0" }.to_owned());
+    }
+}
+
+/// The table of the reverse-path check: it ignores `iif` rules, but knows VRF devices.
+fn checked_table(plan: &SteeringPlan, ifindex: u32) -> u32 {
+    plan.interfaces
+        .get(&ifindex)
+        .map(|interface| interface.zone)
+        .filter(|zone| *zone != 0)
+        .unwrap_or(TABLE_MAIN)
+}
+
+/// Whether the node speaks this family. A default route for IPv6 on a node without it would turn "network
+/// unreachable" into a timeout for every program that tries IPv6 first.
+fn in_use(input: &SteeringInput<'_>, family: Family, services: &BTreeSet<IpNet>) -> bool {
+    let mut addresses = input.links.iter().flat_map(|link| &link.addresses).map(|address| address.net.addr());
+    services.iter().any(|net| Family::of(net) == family)
+        || addresses.any(|address| Family::of_addr(&address) == family && routable(address))
+}
+
+fn routable(address: std::net::IpAddr) -> bool {
+    match address {
+        std::net::IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
+}
+
+/// Leads the replies of the listed service addresses to the sink, by a table of its own.
+fn lead_services(
+    input: &SteeringInput<'_>,
+    listed: &[Listed<'_>],
+    services: &BTreeSet<IpNet>,
+    device: &Link,
+    plan: &mut SteeringPlan,
+) {
+    if services.is_empty() {
+        return;
+    }
+    let config = &input.intent.config;
+    let Some(table) = free_table(input) else {
+        let message = "every table of ownership.tables is used by a VRF: widen the range by one".to_owned();
+        let mut full = condition(&owners(listed), SINK_NAME, reason::UNSUPPORTED, message);
+        full.item = "match.virtualIPs".to_owned();
+        plan.conditions.push(full);
+        return;
+    };
+    for family in Family::ALL {
+        let mut of_family = services.iter().filter(|net| Family::of(net) == family).peekable();
+        if of_family.peek().is_none() {
+            continue;
+        }
+        let metric = if family == Family::Ipv6 { METRIC_IPV6 } else { 0 };
+        plan.routes.push(route(config, device, table, metric, family));
+        plan.rules.extend(of_family.map(|net| Rule {
+            family,
+            // They all lead to one table: among them order decides nothing.
+            priority: config.rule_priorities.1,
+            source: Some(*net),
+            destination: None,
+            iif: None,
+            oif: None,
+            ip_protocol: None,
+            destination_ports: None,
+            action: RuleAction::Lookup(table),
+            protocol: config.route_protocol,
+        }));
+    }
+}
+
+/// The highest table of the owned range that no VRF and no import uses.
+fn free_table(input: &SteeringInput<'_>) -> Option<u32> {
+    let (first, last) = input.intent.config.tables;
+    let imports = input.intent.imports.iter().flat_map(|import| [import.from_table, import.into.table]);
+    let used: BTreeSet<u32> = input.intent.vrfs.iter().map(|vrf| vrf.table).chain(imports).collect();
+    (first..=last).rev().find(|table| !used.contains(table))
+}
+
+fn route(config: &Config, device: &Link, table: u32, metric: u32, family: Family) -> KernelRoute {
+    let prefix = match family {
+        Family::Ipv4 => IpNet::V4(Ipv4Net::default()),
+        Family::Ipv6 => IpNet::V6(Ipv6Net::default()),
+    };
+    let hop = Hop { gateway: None, ifindex: device.ifindex, onlink: false, family };
+    KernelRoute {
+        key: RouteKey { table, prefix, metric },
+        target: RouteTarget::Inline(vec![(hop, 1)]),
+        preferred_source: None,
+        mtu: None,
+        protocol: config.route_protocol,
+        scope_link: family == Family::Ipv4,
+    }
+}

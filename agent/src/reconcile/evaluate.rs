@@ -1,0 +1,558 @@
+//! What a single key should be, and the operation that makes it so.
+
+use std::time::Instant;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
+
+use super::bodies::{Body, BodySlot, BodyTarget};
+use super::nexthops::GroupSlot;
+use super::{ADOPTED, Engine, Entry, IN_FLIGHT, INSTALLED, Key, Ops, Pending, View};
+use crate::intent::types::OnLimit;
+use crate::model::ops::RouteOp;
+use crate::model::{Family, RouteTarget, Special};
+use crate::plan::{ImportPlan, Rejection};
+use crate::rib::{HopSet, Learned, LearnedTarget, Resolved, canonical};
+
+/// What should be at a key.
+pub(super) enum Desired {
+    /// A route with this body, from these imports.
+    Route(BodySlot, SmallVec<[u16; 2]>),
+    /// Nothing.
+    Nothing,
+    /// Whatever is there: FRR's last word on it is not known yet.
+    Keep,
+}
+
+/// What FRR's word comes to, for one key or one view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// This body.
+    Body(BodySlot),
+    /// Its nexthops are not known (yet).
+    Unresolved,
+    /// Nothing that may be programmed.
+    Nothing,
+}
+
+impl Outcome {
+    pub(super) fn body(self) -> Option<BodySlot> {
+        match self {
+            Self::Body(body) => Some(body),
+            Self::Unresolved | Self::Nothing => None,
+        }
+    }
+}
+
+/// What one import gives a key.
+pub(super) struct Offer {
+    import: u16,
+    learned: Learned,
+}
+
+impl Engine {
+    /// Brings one key to what it should be: the operation, if one is needed.
+    pub(super) fn reconcile_key(&mut self, key: Key, ops: &mut Ops, now: Instant) {
+        let entry = self.entries.get(key.0, &key.1).copied();
+        match self.desired(key, entry) {
+            Desired::Keep => {
+                if let Some(entry) = entry {
+                    self.reinstall(key, entry, ops);
+                }
+            }
+            Desired::Nothing => self.remove(key, entry, ops),
+            Desired::Route(body, imports) => {
+                // Groups that this route needs come first.
+                self.emit_nexthops(ops, now);
+                let contribution = self.count(entry, &imports);
+                match entry {
+                    Some(entry) if self.bodies.same(entry.body, body, &self.nexthops) => {
+                        self.note_alias(entry.body, body);
+                        let entry = Entry { contribution, flags: entry.flags & !ADOPTED, ..entry };
+                        self.entries.insert(key.0, &key.1, entry);
+                        self.reinstall(key, entry, ops);
+                    }
+                    _ => self.install(key, entry, body, contribution, ops),
+                }
+            }
+        }
+    }
+
+    /// Two groups with the same content: neither may change in place, for its views do not know all its routes.
+    fn note_alias(&mut self, a: BodySlot, b: BodySlot) {
+        if a != b {
+            let groups = [self.group_of(a), self.group_of(b)];
+            self.shared_groups.extend(groups.into_iter().flatten());
+        }
+    }
+
+    fn group_of(&self, body: BodySlot) -> Option<GroupSlot> {
+        match self.bodies.get(body)?.target {
+            BodyTarget::Group(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Puts back a route that the kernel lost, if its way out exists.
+    fn reinstall(&mut self, key: Key, entry: Entry, ops: &mut Ops) {
+        if entry.flags & INSTALLED == 0 {
+            self.install(key, Some(entry), entry.body, entry.contribution, ops);
+        } else {
+            self.failures.remove(&key);
+        }
+    }
+
+    fn install(&mut self, key: Key, entry: Option<Entry>, body: BodySlot, contribution: u16, ops: &mut Ops) {
+        let installed = entry.is_some_and(|entry| entry.flags & INSTALLED != 0);
+        let old = entry.map(|entry| entry.body);
+        if !self.has_way_out(body) {
+            self.waiting.insert(body);
+            if installed {
+                // What stands there is no longer FRR's word. Once it is gone, the key comes back and waits.
+                self.remove(key, entry, ops);
+            } else if old != Some(body) {
+                self.bodies.reference(body);
+                old.into_iter().for_each(|old| self.bodies.release(old));
+                self.entries.insert(key.0, &key.1, Entry { body, contribution, flags: 0 });
+            }
+            return;
+        }
+        let Some(route) = self.bodies.route(self.route_key(key), body, &self.nexthops, self.protocol) else {
+            return;
+        };
+        let op = if installed { RouteOp::ReplaceRoute(route) } else { RouteOp::AddRoute(route) };
+        self.bodies.reference(body);
+        ops.push(op, Pending::Route { key, new: body, old, installed });
+        self.entries.insert(key.0, &key.1, Entry { body, contribution, flags: INSTALLED | IN_FLIGHT });
+    }
+
+    pub(super) fn has_way_out(&self, body: BodySlot) -> bool {
+        match self.bodies.get(body).map(|body| &body.target) {
+            Some(BodyTarget::Group(group)) => self.nexthops.is_present(*group),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn remove(&mut self, key: Key, entry: Option<Entry>, ops: &mut Ops) {
+        self.failures.remove(&key);
+        let Some(entry) = entry else { return };
+        if entry.flags & INSTALLED == 0 {
+            self.bodies.release(entry.body);
+            self.drop_entry(key);
+            return;
+        }
+        let Some(route) = self.bodies.route(self.route_key(key), entry.body, &self.nexthops, self.protocol)
+        else {
+            return;
+        };
+        ops.push(RouteOp::DelRoute(route), Pending::Delete { key });
+        if let Some(stored) = self.entries.get_mut(key.0, &key.1) {
+            stored.flags |= IN_FLIGHT;
+        }
+    }
+
+    // ===== what should be =====
+
+    fn desired(&mut self, key: Key, entry: Option<Entry>) -> Desired {
+        let route_key = self.route_key(key);
+        if let Some(fixed) = self.plan.static_routes.get(&route_key) {
+            let route = &fixed.route;
+            let target = match &route.target {
+                RouteTarget::Inline(hops) => BodyTarget::Inline(hops.clone()),
+                RouteTarget::Special(kind) => BodyTarget::Special(*kind),
+                RouteTarget::Nexthop(id) => BodyTarget::Foreign(*id),
+            };
+            let (preferred_source, mtu, scope_link) = (route.preferred_source, route.mtu, route.scope_link);
+            let body = Body { target, preferred_source, mtu, scope_link };
+            return Desired::Route(self.bodies.intern(&body, &mut self.nexthops), SmallVec::new());
+        }
+        let (offers, doubt) = self.offers(key, entry);
+        let adopted = entry.is_some_and(|entry| entry.flags & ADOPTED != 0);
+        let now = entry.and_then(|entry| self.group_of(entry.body));
+        match self.combine(key, &offers, now) {
+            (Outcome::Body(body), imports) => Desired::Route(body, imports),
+            // FRR may announce the nexthop yet (fpm.md rule 5): what was programmed stays.
+            (Outcome::Unresolved, _) => Desired::Keep,
+            (Outcome::Nothing, _) if adopted && doubt => Desired::Keep,
+            (Outcome::Nothing, _) => Desired::Nothing,
+        }
+    }
+
+    /// The imports that give this key something; and whether one of them may not have had its say yet.
+    fn offers(&mut self, key: Key, entry: Option<Entry>) -> (SmallVec<[Offer; 2]>, bool) {
+        let (table, metric) = self.targets.get(key.0 as usize).copied().unwrap_or_default();
+        let counted = entry.map_or(&[][..], |entry| self.contribution(entry.contribution));
+        let current = self.rib.generation();
+        let mut offers: SmallVec<[Offer; 2]> = SmallVec::new();
+        let (mut doubt, mut hit_limit) = (false, SmallVec::<[u16; 2]>::new());
+        for (index, import) in self.plan.imports_into(table, metric) {
+            if !import.import.program || import.blocked.is_some() || import.target(&key.1) != (table, metric)
+            {
+                // A blocked import's routes stay as they are until FRR's tables are known.
+                doubt |= import.import.program && import.blocked.is_none();
+                continue;
+            }
+            let held = self.held.get(usize::from(index)).copied().unwrap_or(false);
+            let Some(learned) = self.rib.get(import.import.from_table, &key.1) else {
+                doubt |= held;
+                continue;
+            };
+            if learned.generation != current && !held {
+                continue;
+            }
+            if self.plan.accepts(import, &key.1, learned.protocol, self.announced(import)).is_err() {
+                continue;
+            }
+            if !counted.contains(&index) && self.is_full(index, import) {
+                hit_limit.push(index);
+                // While an earlier agent's routes are confirmed, those in the kernel go before new ones.
+                continue;
+            }
+            offers.push(Offer { import: index, learned });
+        }
+        for index in hit_limit {
+            self.limited.insert(index);
+            if self.plan.imports.get(usize::from(index)).is_some_and(|i| i.import.on_limit == OnLimit::Freeze)
+            {
+                self.frozen.insert(index);
+            }
+        }
+        (offers, doubt)
+    }
+
+    fn announced<'a>(&'a self, import: &'a ImportPlan) -> impl Fn(&ipnet::IpNet) -> bool + 'a {
+        |other| self.rib.get(import.import.from_table, other).is_some()
+    }
+
+    fn is_full(&self, index: u16, import: &ImportPlan) -> bool {
+        let accepted = self.accepted.get(usize::from(index)).copied().unwrap_or(0);
+        self.frozen.contains(&index) || accepted >= import.import.max_routes || self.node_is_full()
+    }
+
+    fn node_is_full(&self) -> bool {
+        self.accepted.iter().sum::<u64>() >= self.plan.max_routes_per_node
+    }
+
+    /// Unites what the imports offer.
+    fn combine(
+        &mut self,
+        key: Key,
+        offers: &[Offer],
+        now: Option<GroupSlot>,
+    ) -> (Outcome, SmallVec<[u16; 2]>) {
+        if let [offer] = offers
+            && let LearnedTarget::Nexthop(id) = offer.learned.target
+        {
+            return (self.by_view(key, offer, id, now), SmallVec::from_slice(&[offer.import]));
+        }
+        let (mut hops, mut special, mut unresolved) = (HopSet::new(), None, false);
+        let (mut source, mut mtu, mut inline) = (None, None, false);
+        let mut imports = SmallVec::new();
+        for offer in offers {
+            self.note_direct(&offer.learned);
+            let Some(import) = self.plan.imports.get(usize::from(offer.import)) else { continue };
+            match self.rib.resolve(&offer.learned, Family::of(&key.1)) {
+                Resolved::Hops(found) => hops.extend(import.hops(&found)),
+                Resolved::Special(kind) => special = special.max(Some(kind)),
+                Resolved::Unresolved(_) => {
+                    unresolved = true;
+                    continue;
+                }
+            }
+            let detail = match offer.learned.target {
+                LearnedTarget::Detail(slot) => self.rib.detail(slot),
+                _ => None,
+            };
+            source = source.or(import.source(&key.1)).or(detail.and_then(|d| d.preferred_source));
+            mtu = mtu.or(detail.and_then(|d| d.mtu));
+            inline |= import.inline(&key.1);
+            imports.push(offer.import);
+        }
+        let target = self.target(&canonical(hops), special, inline, now);
+        let Some(target) = target else {
+            return (if unresolved { Outcome::Unresolved } else { Outcome::Nothing }, imports);
+        };
+        if let BodyTarget::Group(group) = target {
+            self.shared_groups.insert(group);
+        }
+        let body = Body { target, preferred_source: source, mtu, scope_link: false };
+        (Outcome::Body(self.bodies.intern(&body, &mut self.nexthops)), imports)
+    }
+
+    fn target(
+        &mut self,
+        hops: &HopSet,
+        special: Option<Special>,
+        inline: bool,
+        now: Option<GroupSlot>,
+    ) -> Option<BodyTarget> {
+        if hops.is_empty() {
+            return special.map(BodyTarget::Special);
+        }
+        if inline {
+            let weight = |weight: u32| u16::try_from(weight).unwrap_or(u16::MAX);
+            return Some(BodyTarget::Inline(hops.iter().map(|(hop, w)| (*hop, weight(*w))).collect()));
+        }
+        let group = self.nexthops.intern(hops, now);
+        self.ids_exhausted = group.is_none();
+        group.map(BodyTarget::Group)
+    }
+
+    fn note_direct(&mut self, learned: &Learned) {
+        match learned.target {
+            LearnedTarget::Nexthop(id) => {
+                self.direct_ids.insert(id);
+            }
+            LearnedTarget::Detail(slot) => {
+                if let Some(crate::rib::DetailNexthops::Id(id)) =
+                    self.rib.detail(slot).map(|detail| &detail.nexthops)
+                {
+                    self.direct_ids.insert(*id);
+                }
+            }
+            LearnedTarget::Special(_) => {}
+        }
+    }
+
+    /// The common case: one import, one FRR nexthop id. Thousands of routes share the answer.
+    fn by_view(&mut self, key: Key, offer: &Offer, id: u32, now: Option<GroupSlot>) -> Outcome {
+        let Some(import) = self.plan.imports.get(usize::from(offer.import)) else { return Outcome::Nothing };
+        let inline = import.inline(&key.1);
+        let v6 = key.1.addr().is_ipv6();
+        let view = View { import: offer.import, generation: offer.learned.generation, id, v6 };
+        if !inline && let Some(outcome) = self.views.get(&view) {
+            return *outcome;
+        }
+        let preferred_source = import.source(&key.1);
+        let (hops, special, resolved) = match self.rib.resolve(&offer.learned, Family::of(&key.1)) {
+            Resolved::Hops(hops) => (import.hops(&hops), None, true),
+            Resolved::Special(kind) => (HopSet::new(), Some(kind), true),
+            Resolved::Unresolved(_) => (HopSet::new(), None, false),
+        };
+        let outcome = match self.target(&hops, special, inline, now) {
+            Some(target) => {
+                let body = Body { preferred_source, ..Body::plain(target) };
+                Outcome::Body(self.bodies.intern(&body, &mut self.nexthops))
+            }
+            None if resolved => Outcome::Nothing,
+            None => Outcome::Unresolved,
+        };
+        if inline {
+            self.direct_ids.insert(id);
+        } else {
+            self.views.insert(view, outcome);
+            let known = self.views_of.entry(id).or_default();
+            if !known.contains(&view) {
+                known.push(view);
+            }
+        }
+        outcome
+    }
+
+    // ===== contributions =====
+
+    pub(super) fn contribution(&self, index: u16) -> &[u16] {
+        self.contributions.get(usize::from(index)).map_or(&[], |imports| imports.as_slice())
+    }
+
+    /// Counts a key for the imports that it comes from now.
+    fn count(&mut self, entry: Option<Entry>, imports: &SmallVec<[u16; 2]>) -> u16 {
+        let new = self.intern_contribution(imports);
+        let old = entry.map_or(0, |entry| entry.contribution);
+        if entry.is_some() && old == new {
+            return new;
+        }
+        for import in imports {
+            if let Some(accepted) = self.accepted.get_mut(usize::from(*import)) {
+                *accepted += 1;
+            }
+        }
+        self.uncount(old);
+        new
+    }
+
+    fn intern_contribution(&mut self, imports: &SmallVec<[u16; 2]>) -> u16 {
+        if imports.is_empty() {
+            return 0;
+        }
+        if let Some(index) = self.contribution_index.get(imports) {
+            return *index;
+        }
+        let Ok(index) = u16::try_from(self.contributions.len()) else { return 0 };
+        self.contributions.push(imports.clone());
+        self.contribution_index.insert(imports.clone(), index);
+        index
+    }
+
+    pub(super) fn uncount(&mut self, contribution: u16) {
+        let imports: SmallVec<[u16; 2]> = SmallVec::from_slice(self.contribution(contribution));
+        for import in imports {
+            if let Some(accepted) = self.accepted.get_mut(usize::from(import)) {
+                *accepted = accepted.saturating_sub(1);
+            }
+            // There is room again for what was rejected.
+            if self.limited.contains(&import) && !self.frozen.contains(&import) {
+                self.room.insert(import);
+            }
+        }
+    }
+
+    // ===== nexthop objects =====
+
+    /// FRR's nexthop objects changed. Where all users of a group move together, the group is changed in place: one
+    /// message, however many routes. Otherwise the routes concerned are looked at again.
+    pub(super) fn nexthops_changed(&mut self, now: Instant) {
+        let ids = std::mem::take(&mut self.changed_ids);
+        let mut revisit: FxHashSet<u32> =
+            ids.iter().copied().filter(|id| self.direct_ids.contains(id)).collect();
+        let mut moves: FxHashMap<Option<BodySlot>, Vec<(View, Option<HopSet>)>> = FxHashMap::default();
+        for id in &ids {
+            for view in self.views_of.get(id).into_iter().flatten() {
+                let Some(outcome) = self.views.get(view) else {
+                    revisit.insert(*id);
+                    continue;
+                };
+                let old = outcome.body();
+                let new = self.view_set(*view);
+                let old_set = old.and_then(|body| self.group_set(body));
+                if new.as_ref() != old_set {
+                    moves.entry(old).or_default().push((*view, new));
+                }
+            }
+        }
+        for (old, views) in moves {
+            if let Some(old) = old
+                && self.move_together(old, &views)
+            {
+                continue;
+            }
+            for (view, _) in views {
+                self.views.remove(&view);
+                revisit.insert(view.id);
+            }
+        }
+        if !revisit.is_empty() {
+            self.revisit(&revisit, now);
+        }
+    }
+
+    fn group_set(&self, body: BodySlot) -> Option<&HopSet> {
+        self.nexthops.set(self.group_of(body)?)
+    }
+
+    fn view_set(&self, view: View) -> Option<HopSet> {
+        let import = self.plan.imports.get(usize::from(view.import))?;
+        let learned =
+            Learned { target: LearnedTarget::Nexthop(view.id), protocol: 0, generation: view.generation };
+        let family = if view.v6 { Family::Ipv6 } else { Family::Ipv4 };
+        match self.rib.resolve(&learned, family) {
+            Resolved::Hops(hops) => Some(import.hops(&hops)).filter(|hops| !hops.is_empty()),
+            _ => None,
+        }
+    }
+
+    fn move_together(&mut self, old: BodySlot, moved: &[(View, Option<HopSet>)]) -> bool {
+        let Some(BodyTarget::Group(group)) = self.bodies.get(old).map(|body| body.target.clone()) else {
+            return false;
+        };
+        let Some((_, Some(set))) = moved.first() else { return false };
+        let same = moved.iter().all(|(_, other)| other.as_ref() == Some(set));
+        let uses =
+            |body: BodySlot| self.bodies.get(body).is_some_and(|b| b.target == BodyTarget::Group(group));
+        let stays = |(view, outcome): (&View, &Outcome)| {
+            outcome.body().is_some_and(uses) && !moved.iter().any(|(other, _)| other == view)
+        };
+        // Routes outside any view may share the group: detailed and united ones, and stale ones of an older feed.
+        let shared = self.shared_groups.contains(&group) || !self.feed.is_synchronized();
+        if !same || shared || self.views.iter().any(stays) {
+            return false;
+        }
+        self.nexthops.replace(group, set)
+    }
+
+    /// Marks the routes whose nexthops come from these ids.
+    fn revisit(&mut self, ids: &FxHashSet<u32>, now: Instant) {
+        let current = self.rib.generation();
+        let mut keys = Vec::new();
+        for (table, prefix, learned) in self.rib.iter() {
+            let id = match learned.target {
+                LearnedTarget::Nexthop(id) => Some(id),
+                LearnedTarget::Detail(slot) => {
+                    self.rib.detail(slot).and_then(|detail| match detail.nexthops {
+                        crate::rib::DetailNexthops::Id(id) => Some(id),
+                        _ => None,
+                    })
+                }
+                LearnedTarget::Special(_) => None,
+            };
+            if learned.generation == current && id.is_some_and(|id| ids.contains(&id)) {
+                keys.extend(
+                    self.plan.imports_from(table).map(|(_, import)| (import.target(&prefix), prefix)),
+                );
+            }
+        }
+        let keys: Vec<Key> = keys
+            .into_iter()
+            .map(|((table, metric), prefix)| (self.target_id(table, metric), prefix))
+            .collect();
+        self.mark(keys, now);
+    }
+
+    /// Looks again at what full imports rejected, now that there is room.
+    pub(super) fn use_room(&mut self, now: Instant) {
+        let room = std::mem::take(&mut self.room);
+        let mut keys = Vec::new();
+        for index in room {
+            let Some(import) = self.plan.imports.get(usize::from(index)) else { continue };
+            self.limited.remove(&index);
+            let from = import.import.from_table;
+            let rejected = |key: &(crate::plan::TargetKey, ipnet::IpNet)| {
+                let id = self.target_index.get(&key.0);
+                id.is_none_or(|id| self.entries.get(*id, &key.1).is_none())
+            };
+            let learned = self.rib.iter().filter(|(table, _, _)| *table == from);
+            keys.extend(learned.map(|(_, prefix, _)| (import.target(&prefix), prefix)).filter(rejected));
+        }
+        let keys: Vec<Key> = keys
+            .into_iter()
+            .map(|((table, metric), prefix)| (self.target_id(table, metric), prefix))
+            .collect();
+        self.mark(keys, now);
+    }
+
+    /// Why an import does not take a learned route; `None` if it does.
+    #[must_use]
+    pub fn rejection(
+        &self,
+        import: &ImportPlan,
+        index: u16,
+        prefix: &ipnet::IpNet,
+        learned: &Learned,
+    ) -> Option<Rejection> {
+        if let Err(reason) = self.plan.accepts(import, prefix, learned.protocol, self.announced(import)) {
+            return Some(reason);
+        }
+        match self.rib.resolve(learned, Family::of(prefix)) {
+            Resolved::Unresolved(_) => return Some(Rejection::Unresolved),
+            Resolved::Hops(hops) if import.hops(&hops).is_empty() => return Some(Rejection::Interface),
+            _ => {}
+        }
+        if !import.import.program {
+            return None;
+        }
+        let (table, metric) = import.target(prefix);
+        let target = self.target_index.get(&(table, metric));
+        let counted = target.and_then(|target| self.entries.get(*target, prefix));
+        let counted = counted.is_some_and(|entry| self.contribution(entry.contribution).contains(&index));
+        if !counted && self.limited.contains(&index) {
+            let own = self.accepted.get(usize::from(index)).is_some_and(|n| *n >= import.import.max_routes);
+            return Some(if own || self.frozen.contains(&index) {
+                Rejection::Limit
+            } else {
+                Rejection::NodeLimit
+            });
+        }
+        None
+    }
+}

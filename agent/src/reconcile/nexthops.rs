@@ -1,0 +1,554 @@
+//! Nexthop objects and groups of ours: shared, counted, and what of them the kernel holds.
+//!
+//! A *hop* is one nexthop object, a *group* a kernel nexthop group; every route by nexthops points to a group, also
+//! where it has one member, so that losing or gaining a path is one message however many routes use it. State here
+//! is what the kernel holds once all emitted operations are done; errors correct it.
+
+mod adopt;
+
+use std::collections::BTreeSet;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
+
+use crate::model::ops::RouteOp;
+use crate::model::{Hop, Member, NexthopBody, NexthopId, NexthopObject};
+use crate::rib::HopSet;
+
+/// Index of a hop.
+pub(super) type HopSlot = u32;
+/// Index of a group.
+pub(super) type GroupSlot = u32;
+
+struct HopState {
+    hop: Hop,
+    id: NexthopId,
+    /// Groups that list it.
+    refs: u32,
+    present: bool,
+}
+
+struct GroupState {
+    id: NexthopId,
+    /// What it should hold when all links are well.
+    set: HopSet,
+    members: SmallVec<[(HopSlot, u16); 2]>,
+    /// What the kernel holds; empty: the group does not exist there.
+    programmed: SmallVec<[(HopSlot, u16); 2]>,
+    /// Bodies that use it.
+    refs: u32,
+    /// Found in a dump: what it should hold is not known while a link of it may be down.
+    adopted: bool,
+}
+
+/// What an emitted nexthop operation was about. Hops before groups: the cause before its consequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum NexthopOp {
+    Hop(HopSlot),
+    Group(GroupSlot),
+    Delete,
+}
+
+/// All hops and groups.
+pub(super) struct Nexthops {
+    hops: Vec<Option<HopState>>,
+    hop_index: FxHashMap<Hop, HopSlot>,
+    groups: Vec<Option<GroupState>>,
+    by_set: FxHashMap<HopSet, SmallVec<[GroupSlot; 1]>>,
+    by_id: FxHashMap<NexthopId, Owned>,
+    free_hops: Vec<HopSlot>,
+    free_groups: Vec<GroupSlot>,
+    usable: BTreeSet<u32>,
+    dirty_hops: FxHashSet<HopSlot>,
+    dirty_groups: FxHashSet<GroupSlot>,
+    unused: FxHashSet<GroupSlot>,
+    ids: (u32, u32),
+    next_id: u32,
+    taken: FxHashSet<u32>,
+    /// Objects that carry our protocol and serve nothing: leftovers.
+    orphans: FxHashSet<NexthopId>,
+    protocol: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owned {
+    Hop(HopSlot),
+    Group(GroupSlot),
+}
+
+impl Nexthops {
+    pub(super) fn new(ids: (u32, u32), protocol: u8) -> Self {
+        Self {
+            hops: Vec::new(),
+            hop_index: FxHashMap::default(),
+            groups: Vec::new(),
+            by_set: FxHashMap::default(),
+            by_id: FxHashMap::default(),
+            free_hops: Vec::new(),
+            free_groups: Vec::new(),
+            usable: BTreeSet::new(),
+            dirty_hops: FxHashSet::default(),
+            dirty_groups: FxHashSet::default(),
+            unused: FxHashSet::default(),
+            ids,
+            next_id: ids.0,
+            taken: FxHashSet::default(),
+            orphans: FxHashSet::default(),
+            protocol,
+        }
+    }
+
+    fn hop(&self, slot: HopSlot) -> Option<&HopState> {
+        self.hops.get(slot as usize)?.as_ref()
+    }
+
+    fn group(&self, slot: GroupSlot) -> Option<&GroupState> {
+        self.groups.get(slot as usize)?.as_ref()
+    }
+
+    fn group_mut(&mut self, slot: GroupSlot) -> Option<&mut GroupState> {
+        self.groups.get_mut(slot as usize)?.as_mut()
+    }
+
+    pub(super) fn set(&self, slot: GroupSlot) -> Option<&HopSet> {
+        self.group(slot).map(|group| &group.set)
+    }
+
+    pub(super) fn id(&self, slot: GroupSlot) -> Option<NexthopId> {
+        self.group(slot).map(|group| group.id)
+    }
+
+    /// Whether the kernel has the group.
+    pub(super) fn is_present(&self, slot: GroupSlot) -> bool {
+        self.group(slot).is_some_and(|group| !group.programmed.is_empty())
+    }
+
+    /// The group for a set, made if there is none; `None` when the id range is used up. `now` is the group that the
+    /// asking route has: an adopted one that lacks only what is on unusable links becomes the group of the set.
+    pub(super) fn intern(&mut self, set: &HopSet, now: Option<GroupSlot>) -> Option<GroupSlot> {
+        if let Some(slot) = self.by_set.get(set).and_then(|slots| slots.first()).copied() {
+            if let Some(group) = self.group_mut(slot) {
+                group.adopted = false;
+            }
+            return Some(slot);
+        }
+        if let Some(slot) = now.filter(|slot| self.lacks_only_unusable(*slot, set)) {
+            self.retarget(slot, set)?;
+            return Some(slot);
+        }
+        let id = self.allocate()?;
+        let members = self.members(set)?;
+        let state = GroupState {
+            id,
+            set: set.clone(),
+            members,
+            programmed: SmallVec::new(),
+            refs: 0,
+            adopted: false,
+        };
+        let slot = self.store(state);
+        self.dirty_groups.insert(slot);
+        Some(slot)
+    }
+
+    fn lacks_only_unusable(&self, slot: GroupSlot, set: &HopSet) -> bool {
+        let Some(group) = self.group(slot) else { return false };
+        let usable: HopSet =
+            set.iter().copied().filter(|(hop, _)| self.usable.contains(&hop.ifindex)).collect();
+        group.adopted && !usable.is_empty() && group.set == usable
+    }
+
+    fn store(&mut self, state: GroupState) -> GroupSlot {
+        let slot = self.free_groups.pop().unwrap_or_else(|| {
+            self.groups.push(None);
+            slot_of(self.groups.len() - 1)
+        });
+        self.by_set.entry(state.set.clone()).or_default().push(slot);
+        self.by_id.insert(state.id, Owned::Group(slot));
+        self.unused.insert(slot);
+        if let Some(place) = self.groups.get_mut(slot as usize) {
+            *place = Some(state);
+        }
+        slot
+    }
+
+    fn members(&mut self, set: &HopSet) -> Option<SmallVec<[(HopSlot, u16); 2]>> {
+        let mut members = SmallVec::new();
+        for (hop, weight) in set {
+            let slot = self.intern_hop(*hop)?;
+            if let Some(Some(state)) = self.hops.get_mut(slot as usize) {
+                state.refs += 1;
+            }
+            members.push((slot, u16::try_from(*weight).unwrap_or(u16::MAX)));
+        }
+        Some(members)
+    }
+
+    fn intern_hop(&mut self, hop: Hop) -> Option<HopSlot> {
+        if let Some(slot) = self.hop_index.get(&hop) {
+            return Some(*slot);
+        }
+        let id = self.allocate()?;
+        let slot = self.store_hop(HopState { hop, id, refs: 0, present: false });
+        self.dirty_hops.insert(slot);
+        Some(slot)
+    }
+
+    fn store_hop(&mut self, state: HopState) -> HopSlot {
+        let slot = self.free_hops.pop().unwrap_or_else(|| {
+            self.hops.push(None);
+            slot_of(self.hops.len() - 1)
+        });
+        self.hop_index.insert(state.hop, slot);
+        self.by_id.insert(state.id, Owned::Hop(slot));
+        if let Some(place) = self.hops.get_mut(slot as usize) {
+            *place = Some(state);
+        }
+        slot
+    }
+
+    fn allocate(&mut self) -> Option<NexthopId> {
+        let (first, last) = self.ids;
+        let total = u64::from(last.saturating_sub(first)) + 1;
+        for _ in 0..total {
+            let id = self.next_id;
+            self.next_id = if id >= last { first } else { id + 1 };
+            if !self.by_id.contains_key(&NexthopId(id)) && !self.taken.contains(&id) {
+                return Some(NexthopId(id));
+            }
+        }
+        None
+    }
+
+    pub(super) fn reference(&mut self, slot: GroupSlot) {
+        if let Some(group) = self.group_mut(slot) {
+            group.refs += 1;
+        }
+        self.unused.remove(&slot);
+    }
+
+    pub(super) fn release(&mut self, slot: GroupSlot) {
+        if let Some(group) = self.group_mut(slot) {
+            group.refs = group.refs.saturating_sub(1);
+            if group.refs == 0 {
+                self.unused.insert(slot);
+            }
+        }
+    }
+
+    /// Changes what a group holds, in place: one message, whatever the number of routes. Not where no link of the new
+    /// set is usable: the kernel has no empty groups.
+    pub(super) fn replace(&mut self, slot: GroupSlot, set: &HopSet) -> bool {
+        if !set.iter().any(|(hop, _)| self.usable.contains(&hop.ifindex)) {
+            return false;
+        }
+        self.retarget(slot, set).is_some()
+    }
+
+    fn retarget(&mut self, slot: GroupSlot, set: &HopSet) -> Option<()> {
+        let members = self.members(set)?;
+        let group = self.group_mut(slot)?;
+        group.adopted = false;
+        let old_set = std::mem::replace(&mut group.set, set.clone());
+        let old_members = std::mem::replace(&mut group.members, members);
+        self.unindex(&old_set, slot);
+        self.by_set.entry(set.clone()).or_default().push(slot);
+        self.release_hops(&old_members);
+        self.dirty_groups.insert(slot);
+        Some(())
+    }
+
+    fn unindex(&mut self, set: &HopSet, slot: GroupSlot) {
+        if let Some(slots) = self.by_set.get_mut(set) {
+            slots.retain(|other| *other != slot);
+            if slots.is_empty() {
+                self.by_set.remove(set);
+            }
+        }
+    }
+
+    fn release_hops(&mut self, members: &[(HopSlot, u16)]) {
+        for (slot, _) in members {
+            if let Some(Some(hop)) = self.hops.get_mut(*slot as usize) {
+                hop.refs = hop.refs.saturating_sub(1);
+                self.dirty_hops.insert(*slot);
+            }
+        }
+    }
+
+    // ===== links =====
+
+    /// Takes note of the links on which nexthops can exist. What stood on a link that went is gone from the kernel,
+    /// silently (net/ipv4/nexthop.c, `nexthop_flush_dev`). Returns the groups that the kernel dropped with their routes.
+    pub(super) fn set_usable(&mut self, usable: BTreeSet<u32>) -> Vec<GroupSlot> {
+        let lost: BTreeSet<u32> = self.usable.difference(&usable).copied().collect();
+        let gained: BTreeSet<u32> = usable.difference(&self.usable).copied().collect();
+        self.usable = usable;
+        self.touch_links(&gained);
+        self.flush_links(&lost)
+    }
+
+    /// Links on which nexthops could exist so far, and no longer.
+    pub(super) fn unusable_in(&self, usable: &BTreeSet<u32>) -> BTreeSet<u32> {
+        self.usable.difference(usable).copied().collect()
+    }
+
+    fn touch_links(&mut self, links: &BTreeSet<u32>) {
+        for (slot, state) in self.hops.iter().enumerate() {
+            if let Some(state) = state
+                && links.contains(&state.hop.ifindex)
+            {
+                self.dirty_hops.insert(slot_of(slot));
+            }
+        }
+    }
+
+    /// The kernel dropped every nexthop object of these links.
+    pub(super) fn flush_links(&mut self, links: &BTreeSet<u32>) -> Vec<GroupSlot> {
+        if links.is_empty() {
+            return Vec::new();
+        }
+        let mut gone = FxHashSet::default();
+        for (slot, state) in self.hops.iter_mut().enumerate() {
+            if let Some(state) = state
+                && state.present
+                && links.contains(&state.hop.ifindex)
+            {
+                state.present = false;
+                gone.insert(slot_of(slot));
+            }
+        }
+        self.dirty_hops.extend(gone.iter().copied());
+        self.forget_members(&gone)
+    }
+
+    /// These hops left the kernel: so did their memberships. Returns groups that the kernel dropped for it.
+    fn forget_members(&mut self, gone: &FxHashSet<HopSlot>) -> Vec<GroupSlot> {
+        let mut dropped = Vec::new();
+        for (slot, group) in self.groups.iter_mut().enumerate() {
+            let Some(group) = group else { continue };
+            if !group.programmed.iter().any(|(hop, _)| gone.contains(hop)) {
+                continue;
+            }
+            group.programmed.retain(|(hop, _)| !gone.contains(hop));
+            self.dirty_groups.insert(slot_of(slot));
+            if group.programmed.is_empty() {
+                dropped.push(slot_of(slot));
+            }
+        }
+        dropped
+    }
+
+    /// An object of ours left the kernel (somebody deleted it, or a dump lacks it). Returns the groups that are gone.
+    pub(super) fn lost(&mut self, id: NexthopId) -> Vec<GroupSlot> {
+        match self.by_id.get(&id).copied() {
+            Some(Owned::Hop(slot)) => {
+                if let Some(Some(hop)) = self.hops.get_mut(slot as usize) {
+                    hop.present = false;
+                }
+                self.dirty_hops.insert(slot);
+                self.forget_members(&FxHashSet::from_iter([slot]))
+            }
+            Some(Owned::Group(slot)) => {
+                let was = self.is_present(slot);
+                if let Some(group) = self.group_mut(slot) {
+                    group.programmed.clear();
+                }
+                self.dirty_groups.insert(slot);
+                if was { vec![slot] } else { Vec::new() }
+            }
+            None => Vec::new(),
+        }
+    }
+
+    // ===== operations =====
+
+    /// Whether [`Self::emit`] has something to say.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty_hops.is_empty() || !self.dirty_groups.is_empty()
+    }
+
+    /// Emits what brings the kernel's objects to what is wanted, before the routes that need them. Returns the groups
+    /// that exist (again) after it and did not before.
+    pub(super) fn emit(&mut self, push: &mut impl FnMut(RouteOp, NexthopOp)) -> Vec<GroupSlot> {
+        let hops: Vec<HopSlot> = self.dirty_hops.drain().collect();
+        let (mut unused, mut new) = (Vec::new(), FxHashSet::default());
+        for slot in hops {
+            let Some(Some(state)) = self.hops.get_mut(slot as usize) else { continue };
+            if state.refs == 0 {
+                unused.push(slot);
+            } else if !state.present && self.usable.contains(&state.hop.ifindex) {
+                state.present = true;
+                new.insert(slot);
+                let object = NexthopObject {
+                    id: state.id,
+                    protocol: self.protocol,
+                    body: NexthopBody::Single(state.hop),
+                };
+                push(RouteOp::AddNexthop(object), NexthopOp::Hop(slot));
+            }
+        }
+        if !new.is_empty() {
+            let lists = |group: &GroupState| group.members.iter().any(|(hop, _)| new.contains(hop));
+            let users = self.groups.iter().enumerate().filter(|(_, group)| group.as_ref().is_some_and(lists));
+            self.dirty_groups.extend(users.map(|(group, _)| slot_of(group)));
+        }
+        let appeared = self.emit_groups(push);
+        for slot in unused {
+            self.drop_hop(slot, push);
+        }
+        appeared
+    }
+
+    fn emit_groups(&mut self, push: &mut impl FnMut(RouteOp, NexthopOp)) -> Vec<GroupSlot> {
+        let dirty: Vec<GroupSlot> = self.dirty_groups.drain().collect();
+        let mut appeared = Vec::new();
+        for slot in dirty {
+            let Some(Some(group)) = self.groups.get(slot as usize) else { continue };
+            let present = |hop: HopSlot| self.hop(hop).is_some_and(|state| state.present);
+            let wanted: SmallVec<[(HopSlot, u16); 2]> =
+                group.members.iter().copied().filter(|(hop, _)| present(*hop)).collect();
+            if wanted.is_empty() || wanted == group.programmed {
+                continue;
+            }
+            let members = wanted
+                .iter()
+                .filter_map(|(hop, weight)| Some(Member { id: self.hop(*hop)?.id, weight: *weight }));
+            let body = NexthopBody::Group(members.collect());
+            let object = NexthopObject { id: group.id, protocol: self.protocol, body };
+            let new = group.programmed.is_empty();
+            push(
+                if new { RouteOp::AddNexthop(object) } else { RouteOp::ReplaceNexthop(object) },
+                NexthopOp::Group(slot),
+            );
+            if new {
+                appeared.push(slot);
+            }
+            if let Some(group) = self.group_mut(slot) {
+                group.programmed = wanted;
+            }
+        }
+        appeared
+    }
+
+    fn drop_hop(&mut self, slot: HopSlot, push: &mut impl FnMut(RouteOp, NexthopOp)) {
+        let Some(place) = self.hops.get_mut(slot as usize) else { return };
+        let Some(state) = place.take() else { return };
+        self.hop_index.remove(&state.hop);
+        self.by_id.remove(&state.id);
+        self.free_hops.push(slot);
+        if state.present {
+            push(RouteOp::DelNexthop(state.id), NexthopOp::Delete);
+        }
+    }
+
+    /// Groups that no route uses any more. Removing one removes the routes that still point to it, so this is called
+    /// only after the kernel acknowledged the routes' change.
+    pub(super) fn collect(&mut self, push: &mut impl FnMut(RouteOp, NexthopOp)) -> Vec<GroupSlot> {
+        let unused: Vec<GroupSlot> = self.unused.drain().collect();
+        for slot in &unused {
+            let Some(place) = self.groups.get_mut(*slot as usize) else { continue };
+            let Some(group) = place.take() else { continue };
+            self.by_id.remove(&group.id);
+            self.unindex(&group.set, *slot);
+            self.dirty_groups.remove(slot);
+            self.release_hops(&group.members);
+            self.free_groups.push(*slot);
+            if !group.programmed.is_empty() {
+                push(RouteOp::DelNexthop(group.id), NexthopOp::Delete);
+            }
+        }
+        for id in self.orphans.drain() {
+            self.taken.remove(&id.0);
+            push(RouteOp::DelNexthop(id), NexthopOp::Delete);
+        }
+        unused
+    }
+
+    /// An operation failed: corrects what was believed. EEXIST means that the id is somebody else's: another is taken.
+    /// Returns groups that do not exist after all.
+    pub(super) fn failed(&mut self, op: NexthopOp, errno: i32) -> Vec<GroupSlot> {
+        match op {
+            NexthopOp::Delete => Vec::new(),
+            NexthopOp::Hop(slot) => {
+                if errno == libc::EEXIST {
+                    self.renumber_hop(slot);
+                }
+                if let Some(Some(state)) = self.hops.get_mut(slot as usize) {
+                    state.present = false;
+                }
+                if errno == libc::EEXIST {
+                    self.dirty_hops.insert(slot);
+                }
+                self.forget_members(&FxHashSet::from_iter([slot]))
+            }
+            NexthopOp::Group(slot) => {
+                if errno == libc::EEXIST {
+                    self.renumber_group(slot);
+                }
+                let was = self.is_present(slot);
+                if let Some(group) = self.group_mut(slot) {
+                    group.programmed.clear();
+                }
+                if was { vec![slot] } else { Vec::new() }
+            }
+        }
+    }
+
+    fn renumber_hop(&mut self, slot: HopSlot) {
+        let Some(new) = self.allocate() else { return };
+        let Some(Some(state)) = self.hops.get_mut(slot as usize) else { return };
+        let old = std::mem::replace(&mut state.id, new);
+        self.by_id.remove(&old);
+        self.taken.insert(old.0);
+        self.by_id.insert(new, Owned::Hop(slot));
+    }
+
+    fn renumber_group(&mut self, slot: GroupSlot) {
+        let Some(new) = self.allocate() else { return };
+        let Some(group) = self.group_mut(slot) else { return };
+        let old = std::mem::replace(&mut group.id, new);
+        self.by_id.remove(&old);
+        self.taken.insert(old.0);
+        self.by_id.insert(new, Owned::Group(slot));
+        self.dirty_groups.insert(slot);
+    }
+
+    /// Tries again what failed: all groups and hops that are wanted and not present.
+    pub(super) fn retry(&mut self) {
+        let absent = |hop: &Option<HopState>| hop.as_ref().is_some_and(|hop| !hop.present && hop.refs > 0);
+        let hops = self.hops.iter().enumerate().filter(|(_, hop)| absent(hop)).map(|(slot, _)| slot_of(slot));
+        self.dirty_hops.extend(hops);
+        let differs = |group: &Option<GroupState>| group.as_ref().is_some_and(|g| g.programmed != g.members);
+        let groups =
+            self.groups.iter().enumerate().filter(|(_, g)| differs(g)).map(|(slot, _)| slot_of(slot));
+        self.dirty_groups.extend(groups);
+    }
+
+    /// Whether what an operation was about is still wanted.
+    pub(super) fn is_wanted(&self, op: NexthopOp) -> bool {
+        match op {
+            NexthopOp::Hop(slot) => self.hop(slot).is_some_and(|hop| hop.refs > 0),
+            NexthopOp::Group(slot) => self.group(slot).is_some_and(|group| group.refs > 0),
+            NexthopOp::Delete => false,
+        }
+    }
+
+    /// A hop or group in words.
+    pub(super) fn describe(&self, op: NexthopOp) -> String {
+        match op {
+            NexthopOp::Hop(slot) => self.hop(slot).map_or_else(String::new, |state| {
+                let via = state.hop.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+                format!("nexthop {}{via} on interface {}", state.id.0, state.hop.ifindex)
+            }),
+            NexthopOp::Group(slot) => {
+                self.group(slot).map_or_else(String::new, |group| format!("nexthop group {}", group.id.0))
+            }
+            NexthopOp::Delete => "deletion of a nexthop".to_owned(),
+        }
+    }
+}
+
+fn slot_of(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,354 @@
+//! What the engine can tell: counts and rows for `status` and `routes`. Reads only.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::bodies::BodyTarget;
+use super::{Engine, Entry, IN_FLIGHT, INSTALLED};
+use crate::model::{Family, Hop, RouteKey, Special};
+use crate::plan::Rejection;
+use crate::rib::{Learned, Resolved};
+use crate::status::reason as route;
+use crate::status::rows::RouteState;
+
+/// Sums over all routes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Routes that FRR announced (protocol 2 aside).
+    pub learned: u64,
+    /// Learned routes that at least one import takes.
+    pub accepted: u64,
+    /// Learned routes that no import takes, by reason; those of tables that no import names are `NoImport`.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Routes of ours in the kernel.
+    pub programmed: u64,
+    /// Wanted, and refused by the kernel.
+    pub failed: u64,
+    /// In the kernel, not announced again since the feed was lost.
+    pub stale: u64,
+    /// Wanted, waiting for a usable link or for the programmer.
+    pub pending: u64,
+    /// At most 20 rejected routes: (prefix, reason).
+    pub samples: Vec<(IpNet, &'static str)>,
+    /// By import, in the order of the plan.
+    pub imports: Vec<ImportCounts>,
+    /// By kernel table.
+    pub tables: BTreeMap<u32, TableCounts>,
+}
+
+/// Counts of one import.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImportCounts {
+    /// Learned routes of its FPM table.
+    pub received: u64,
+    /// Of those, taken.
+    pub accepted: u64,
+    /// Of those, not taken, by reason.
+    pub rejected: BTreeMap<&'static str, u64>,
+}
+
+/// Counts of one kernel table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Routes of ours that should be there.
+    pub desired: u64,
+    /// That are.
+    pub programmed: u64,
+    /// That the kernel refused.
+    pub failed: u64,
+}
+
+/// One route, learned or of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteView {
+    /// Kernel table, or for a rejected route the FPM table.
+    pub table: u32,
+    /// Metric in the kernel.
+    pub metric: Option<u32>,
+    /// Destination.
+    pub prefix: IpNet,
+    /// What became of it.
+    pub state: RouteState,
+    /// Why.
+    pub reason: &'static str,
+    /// The object that it comes from.
+    pub owner: Option<String>,
+    /// `rtm_protocol` that FRR gave it.
+    pub protocol: Option<u8>,
+    /// Nexthops with weights.
+    pub nexthops: Vec<(Hop, u32)>,
+    /// For routes that end the lookup.
+    pub special: Option<Special>,
+}
+
+/// A route in a list: of ours where it has a metric, else learned and not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct ListedRoute {
+    table: u32,
+    prefix: IpNet,
+    metric: Option<u32>,
+}
+
+/// The routes of an answer, sorted by table and prefix.
+#[derive(Debug, Clone, Default)]
+pub struct RouteList(Vec<ListedRoute>);
+
+impl RouteList {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Rejected routes in a sample.
+const MAX_SAMPLES: usize = 20;
+
+impl Engine {
+    /// Counts everything: one pass over what was learned and what is programmed.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { learned: self.rib.len() as u64, ..Counts::default() };
+        counts.imports = vec![ImportCounts::default(); self.plan.imports.len()];
+        for (table, prefix, learned) in self.rib.iter() {
+            match self.judge(table, &prefix, learned, &mut counts.imports) {
+                None => counts.accepted += 1,
+                Some(reason) => {
+                    *counts.rejected.entry(reason).or_default() += 1;
+                    if counts.samples.len() < MAX_SAMPLES && reason != route::NO_IMPORT {
+                        counts.samples.push((prefix, reason));
+                    }
+                }
+            }
+        }
+        for (target, prefix, entry) in self.entries.iter() {
+            self.count_entry((target, prefix), entry, &mut counts);
+        }
+        // Routes that the kernel refused and that it never held have no entry.
+        for key in self.failures.keys().filter(|key| self.entries.get(key.0, &key.1).is_none()) {
+            let table = counts.tables.entry(self.route_key(*key).table).or_default();
+            table.desired += 1;
+            table.failed += 1;
+            counts.failed += 1;
+        }
+        counts
+    }
+
+    fn judge(
+        &self,
+        table: u32,
+        prefix: &IpNet,
+        learned: &Learned,
+        imports: &mut [ImportCounts],
+    ) -> Option<&'static str> {
+        let mut verdict = Some(route::NO_IMPORT);
+        for (index, import) in self.plan.imports_from(table) {
+            let reason =
+                self.rejection(import, index, prefix, learned).map(Rejection::as_str).or(import.blocked);
+            if let Some(counts) = imports.get_mut(usize::from(index)) {
+                counts.received += 1;
+                match reason {
+                    None => counts.accepted += 1,
+                    Some(reason) => *counts.rejected.entry(reason).or_default() += 1,
+                }
+            }
+            verdict = if verdict.is_none() { None } else { reason };
+        }
+        verdict
+    }
+
+    fn count_entry(&self, key: (u32, IpNet), entry: &Entry, counts: &mut Counts) {
+        let table = counts.tables.entry(self.route_key(key).table).or_default();
+        table.desired += 1;
+        if self.failures.contains_key(&key) {
+            table.failed += 1;
+            counts.failed += 1;
+        }
+        match entry.flags & (INSTALLED | IN_FLIGHT) {
+            INSTALLED => {
+                table.programmed += 1;
+                counts.programmed += 1;
+                counts.stale += u64::from(self.is_stale(key, entry));
+            }
+            _ => counts.pending += 1,
+        }
+    }
+
+    /// Whether FRR has not announced the route since it was lost. Static routes are never stale.
+    fn is_stale(&self, key: (u32, IpNet), _entry: &Entry) -> bool {
+        if self.feed.is_synchronized() || self.plan.static_routes.contains_key(&self.route_key(key)) {
+            return false;
+        }
+        let RouteKey { table, metric, prefix } = self.route_key(key);
+        let current = self.rib.generation();
+        let fresh = |learned: Learned| learned.generation == current;
+        !self
+            .plan
+            .imports_into(table, metric)
+            .any(|(_, import)| self.rib.get(import.import.from_table, &prefix).is_some_and(fresh))
+    }
+
+    /// What `routes` lists: what is ours in the kernel's tables, and what was learned and is not taken, in a stable order.
+    /// `wanted` selects by table and prefix. Taken once for all pages of an answer.
+    pub fn list_routes(&self, wanted: impl Fn(u32, &IpNet) -> bool) -> RouteList {
+        let mut keys = Vec::new();
+        let refused = self.failures.keys().filter(|key| self.entries.get(key.0, &key.1).is_none());
+        let ours = self.entries.iter().map(|(target, prefix, _)| (target, prefix)).chain(refused.copied());
+        for key in ours.map(|key| self.route_key(key)) {
+            if wanted(key.table, &key.prefix) {
+                keys.push(ListedRoute { table: key.table, prefix: key.prefix, metric: Some(key.metric) });
+            }
+        }
+        for (table, prefix, learned) in self.rib.iter() {
+            let taken = self.plan.imports_from(table).any(|(index, import)| {
+                import.import.program
+                    && import.blocked.is_none()
+                    && self.rejection(import, index, &prefix, learned).is_none()
+            });
+            if !taken && wanted(table, &prefix) {
+                keys.push(ListedRoute { table, prefix, metric: None });
+            }
+        }
+        keys.sort_unstable();
+        RouteList(keys)
+    }
+
+    /// Rows of a list from `skip` on, at most `limit`; and where the next page begins. Routes that went meanwhile are
+    /// left out.
+    #[must_use]
+    pub fn route_rows(&self, list: &RouteList, skip: usize, limit: usize) -> (Vec<RouteView>, Option<usize>) {
+        let page = list.0.get(skip..).unwrap_or_default();
+        let page = page.get(..limit).unwrap_or(page);
+        let next = skip + page.len();
+        let rows = page.iter().filter_map(|route| match route.metric {
+            Some(metric) => self.own_row(RouteKey { table: route.table, prefix: route.prefix, metric }),
+            None => self.learned_row(route.table, route.prefix),
+        });
+        (rows.collect(), (next < list.0.len() && !page.is_empty()).then_some(next))
+    }
+
+    fn own_row(&self, key: RouteKey) -> Option<RouteView> {
+        let target = *self.target_index.get(&(key.table, key.metric))?;
+        let entry = self.entries.get(target, &key.prefix);
+        let failure = self.failures.get(&(target, key.prefix));
+        let (mut nexthops, mut special) = (Vec::new(), None);
+        match entry.and_then(|entry| self.bodies.get(entry.body)).map(|body| &body.target) {
+            Some(BodyTarget::Group(group)) => {
+                nexthops = self.nexthops.set(*group).map_or(vec![], |set| set.to_vec());
+            }
+            Some(BodyTarget::Inline(hops)) => {
+                nexthops = hops.iter().map(|(hop, w)| (*hop, u32::from(*w))).collect();
+            }
+            Some(BodyTarget::Special(kind)) => special = Some(*kind),
+            Some(BodyTarget::Foreign(_)) | None => {}
+        }
+        let installed = entry.is_some_and(|entry| entry.flags & INSTALLED != 0);
+        let (state, reason) = match (failure, entry) {
+            (Some(failure), _) if failure.errno == libc::EEXIST => (RouteState::Failed, route::FOREIGN_ROUTE),
+            (Some(_), _) => (RouteState::Failed, route::KERNEL_REJECTED),
+            (None, Some(entry)) if installed && self.is_stale((target, key.prefix), entry) => {
+                (RouteState::Stale, route::FEED_LOST)
+            }
+            (None, _) if installed => (RouteState::Programmed, self.purpose(&key)),
+            (None, _) => (RouteState::Pending, route::NO_USABLE_LINK),
+        };
+        let import = entry.and_then(|entry| self.contribution(entry.contribution).first().copied());
+        let import = import
+            .and_then(|index| self.plan.imports.get(usize::from(index)))
+            .or_else(|| self.plan.imports_into(key.table, key.metric).next().map(|(_, import)| import))
+            .map(|import| &import.import);
+        let fixed = self.plan.static_routes.get(&key);
+        let learned = import.and_then(|import| self.rib.get(import.from_table, &key.prefix));
+        let owner = match fixed {
+            Some(fixed) => Some(fixed.owner.to_string()),
+            None => import.and_then(|import| import.owners.first()).map(ToString::to_string),
+        };
+        Some(RouteView {
+            table: key.table,
+            metric: Some(key.metric),
+            prefix: key.prefix,
+            state,
+            reason,
+            owner,
+            protocol: learned.filter(|_| fixed.is_none()).map(|learned| learned.protocol),
+            nexthops,
+            special,
+        })
+    }
+
+    fn purpose(&self, key: &RouteKey) -> &'static str {
+        self.plan.static_routes.get(key).map_or(route::IMPORTED, |fixed| fixed.purpose)
+    }
+
+    fn learned_row(&self, table: u32, prefix: IpNet) -> Option<RouteView> {
+        let learned = self.rib.get(table, &prefix)?;
+        let mut scratch = vec![ImportCounts::default(); self.plan.imports.len()];
+        let verdict = self.judge(table, &prefix, &learned, &mut scratch);
+        let import = self.plan.imports_from(table).next();
+        let (nexthops, special) = match self.rib.resolve(&learned, Family::of(&prefix)) {
+            Resolved::Hops(hops) => (hops.to_vec(), None),
+            Resolved::Special(kind) => (Vec::new(), Some(kind)),
+            Resolved::Unresolved(_) => (Vec::new(), None),
+        };
+        Some(RouteView {
+            table,
+            metric: None,
+            prefix,
+            state: if verdict.is_none() { RouteState::Observed } else { RouteState::Rejected },
+            reason: verdict.unwrap_or(route::OBSERVE_ONLY),
+            owner: import.and_then(|(_, import)| import.import.owners.first().map(ToString::to_string)),
+            protocol: Some(learned.protocol),
+            nexthops,
+            special,
+        })
+    }
+
+    /// What the kernel refuses, in its words, at most `limit`: nexthop objects first, for routes fail in their wake.
+    #[must_use]
+    pub fn refused(&self, limit: usize) -> Vec<String> {
+        let mut routes: Vec<(RouteKey, &str)> = self
+            .failures
+            .iter()
+            .map(|(key, failure)| (self.route_key(*key), failure.text.as_str()))
+            .collect();
+        routes.sort_unstable();
+        let routes = routes.into_iter().map(|(key, text)| format!("{key}: {text}"));
+        self.nexthop_failures.values().cloned().chain(routes).take(limit).collect()
+    }
+
+    /// How many learned routes an observed import expects in its table and `present` does not have; at most `limit`
+    /// of them by name.
+    pub fn observed_missing(
+        &self,
+        import: u16,
+        present: impl Fn(&IpNet) -> bool,
+        limit: usize,
+    ) -> (u64, Vec<IpNet>) {
+        let Some(plan) = self.plan.imports.get(usize::from(import)) else { return (0, Vec::new()) };
+        let (mut missing, mut sample) = (0, Vec::new());
+        for (table, prefix, learned) in self.rib.iter() {
+            let expected =
+                table == plan.import.from_table && self.rejection(plan, import, &prefix, learned).is_none();
+            if expected && !present(&prefix) {
+                missing += 1;
+                if sample.len() < limit {
+                    sample.push(prefix);
+                }
+            }
+        }
+        (missing, sample)
+    }
+
+    /// Whether the range of nexthop ids is used up.
+    #[must_use]
+    pub fn ids_exhausted(&self) -> bool {
+        self.ids_exhausted
+    }
+}

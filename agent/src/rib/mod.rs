@@ -1,0 +1,490 @@
+//! What FRR taught us: routes and nexthop objects as they came over FPM, by generation of the feed.
+//!
+//! Pure state. A new FPM connection starts a new *generation*: what the older ones taught is stale, but kept
+//! with the nexthop objects that it refers to, for FRR reuses nexthop ids after a restart (fpm.md 2.4).
+//! Nexthop ids are resolved when asked for, never when they arrive: groups come before their members, and some
+//! ids are never announced (fpm.md rule 5).
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use zebra_fpm::{NexthopBody, NexthopObject, Protocol, Route, RouteKey, RouteKind, TableId, Target, Update};
+
+pub use self::table::PrefixMap;
+use crate::model::{Family, Hop, Special};
+
+/// Generations kept besides the current one; older nexthop objects are forgotten, their routes kept as they are
+/// programmed.
+const MAX_GENERATIONS: usize = 8;
+
+/// A nexthop with its weight, 1 to 65536.
+pub type WeightedHop = (Hop, u32);
+
+/// The nexthops of a route, in a canonical order.
+pub type HopSet = SmallVec<[WeightedHop; 2]>;
+
+/// Counts FPM connections of this process; wraps after 65536 reconnects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Generation(pub u16);
+
+/// Where a learned route leads: small enough to keep one for each of a million routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LearnedTarget {
+    /// By FRR's nexthop id, of the route's generation.
+    Nexthop(u32),
+    /// By a detailed entry (inline nexthops, MTU, preferred source): index into the interned ones.
+    Detail(u32),
+    /// Ends the lookup.
+    Special(Special),
+}
+
+/// A learned route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learned {
+    /// Where it leads.
+    pub target: LearnedTarget,
+    /// `rtm_protocol`
+    pub protocol: u8,
+    /// When it was last announced.
+    pub generation: Generation,
+}
+
+/// The rare attributes of a route, and nexthops that came within it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Detail {
+    /// Inline nexthops, or an id.
+    pub nexthops: DetailNexthops,
+    /// `RTAX_MTU`, bytes.
+    pub mtu: Option<u32>,
+    /// `RTA_PREFSRC`
+    pub preferred_source: Option<IpAddr>,
+}
+
+/// How a [`Detail`] names its nexthops.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DetailNexthops {
+    /// By FRR's id.
+    Id(u32),
+    /// Inline.
+    Inline(HopSet),
+    /// With an encapsulation (MPLS, SRv6, VXLAN) that Backtrail does not program.
+    Encapsulated,
+}
+
+/// A resolved target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    /// These nexthops; never empty.
+    Hops(HopSet),
+    /// Ends the lookup.
+    Special(Special),
+    /// Cannot be programmed (yet): why.
+    Unresolved(Unresolved),
+}
+
+/// Why a learned route has no usable nexthops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unresolved {
+    /// FRR never announced this nexthop id.
+    NexthopUnknown(u32),
+    /// The route or group lists no nexthop.
+    Empty,
+    /// An encapsulation that is not programmed.
+    Encapsulated,
+}
+
+/// What an update changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// This route came, changed or went.
+    Route {
+        /// FPM table.
+        table: u32,
+        /// Destination.
+        prefix: IpNet,
+        /// False: it was withdrawn.
+        present: bool,
+    },
+    /// This nexthop object of the current generation changed; routes by it and by groups with it are affected.
+    Nexthop(u32),
+    /// Nothing that concerns us.
+    None,
+}
+
+/// Updates that were understood but are not routes to program, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ignored {
+    /// Connected and kernel routes (protocol 2): FRR is not a reliable source for them (fpm.md rule 8).
+    pub kernel: u64,
+    /// IPv6 routes with a source prefix.
+    pub source_specific: u64,
+    /// Route types that we do not program (local, multicast, ...).
+    pub other_type: u64,
+    /// MPLS label entries, neighbours, unknown messages.
+    pub other_message: u64,
+}
+
+struct Epoch {
+    generation: Generation,
+    nexthops: FxHashMap<u32, NexthopBody>,
+    /// member id → groups that list it
+    groups_of: FxHashMap<u32, SmallVec<[u32; 4]>>,
+}
+
+/// The learned state.
+pub struct Rib {
+    routes: PrefixMap<Learned>,
+    epochs: VecDeque<Epoch>,
+    details: Vec<Detail>,
+    detail_index: FxHashMap<Detail, u32>,
+    /// Routes that are not proto 2, per FPM table: the tables that FRR writes.
+    per_table: FxHashMap<u32, u64>,
+    ignored: Ignored,
+}
+
+impl Default for Rib {
+    fn default() -> Self {
+        Self {
+            routes: PrefixMap::default(),
+            epochs: VecDeque::from([Epoch::new(Generation(0))]),
+            details: Vec::new(),
+            detail_index: FxHashMap::default(),
+            per_table: FxHashMap::default(),
+            ignored: Ignored::default(),
+        }
+    }
+}
+
+impl Epoch {
+    fn new(generation: Generation) -> Self {
+        Self { generation, nexthops: FxHashMap::default(), groups_of: FxHashMap::default() }
+    }
+}
+
+impl Rib {
+    /// The generation that updates belong to now.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.epochs.back().map_or(Generation(0), |epoch| epoch.generation)
+    }
+
+    /// Starts a new generation: everything learned so far is stale until it is announced again.
+    pub fn new_generation(&mut self) -> Generation {
+        let next = Generation(self.generation().0.wrapping_add(1));
+        self.epochs.push_back(Epoch::new(next));
+        if self.epochs.len() > MAX_GENERATIONS + 1 {
+            self.epochs.pop_front();
+        }
+        next
+    }
+
+    /// Applies one update of the current generation.
+    pub fn apply(&mut self, update: &Update) -> Change {
+        match update {
+            Update::Route(route) => self.apply_route(route),
+            Update::RouteDel(gone) => {
+                let table = table_of(&gone.key);
+                if self.routes.remove(table, &gone.key.dst).is_some() {
+                    self.count(table, -1);
+                }
+                Change::Route { table, prefix: gone.key.dst, present: false }
+            }
+            Update::Nexthop(object) => self.apply_nexthop(object),
+            Update::NexthopDel { id, .. } => {
+                let Some(epoch) = self.epochs.back_mut() else { return Change::None };
+                match epoch.nexthops.remove(&id.0) {
+                    Some(body) => {
+                        epoch.unlink(id.0, &body);
+                        Change::Nexthop(id.0)
+                    }
+                    None => Change::None,
+                }
+            }
+            _ => {
+                self.ignored.other_message += 1;
+                Change::None
+            }
+        }
+    }
+
+    fn apply_route(&mut self, route: &Route) -> Change {
+        let (table, prefix) = (table_of(&route.key), route.key.dst);
+        if route.protocol == Protocol::KERNEL {
+            self.ignored.kernel += 1;
+            return Change::None;
+        }
+        if route.key.src.is_some() {
+            self.ignored.source_specific += 1;
+            return Change::None;
+        }
+        let target = match route.kind {
+            RouteKind::Blackhole => LearnedTarget::Special(Special::Blackhole),
+            RouteKind::Unreachable => LearnedTarget::Special(Special::Unreachable),
+            RouteKind::Prohibit => LearnedTarget::Special(Special::Prohibit),
+            RouteKind::Unicast => match (&route.target, route.mtu, route.preferred_source) {
+                (Target::Nexthop(id), None, None) => LearnedTarget::Nexthop(id.0),
+                _ => LearnedTarget::Detail(self.intern(route)),
+            },
+            RouteKind::Other(_) => {
+                self.ignored.other_type += 1;
+                return Change::None;
+            }
+        };
+        let learned = Learned { target, protocol: route.protocol.0, generation: self.generation() };
+        if self.routes.insert(table, &prefix, learned).is_none() {
+            self.count(table, 1);
+        }
+        Change::Route { table, prefix, present: true }
+    }
+
+    fn intern(&mut self, route: &Route) -> u32 {
+        let family = Family::of(&route.key.dst);
+        let nexthops = match &route.target {
+            Target::Nexthop(id) => DetailNexthops::Id(id.0),
+            Target::None => DetailNexthops::Inline(HopSet::new()),
+            Target::Nexthops(list) if list.iter().any(|hop| hop.encap.is_some()) => {
+                DetailNexthops::Encapsulated
+            }
+            Target::Nexthops(list) => DetailNexthops::Inline(canonical(
+                list.iter().filter_map(|hop| weighted(hop, family)).collect(),
+            )),
+        };
+        let detail =
+            Detail { nexthops, mtu: route.mtu.map(|mtu| mtu.0), preferred_source: route.preferred_source };
+        if let Some(index) = self.detail_index.get(&detail) {
+            return *index;
+        }
+        if self.details.len() > 1024 && self.details.len() > 2 * self.routes.len() {
+            self.forget_unused_details();
+        }
+        let index = u32::try_from(self.details.len()).unwrap_or(u32::MAX);
+        self.details.push(detail.clone());
+        self.detail_index.insert(detail, index);
+        index
+    }
+
+    /// Details have no reference counts: when far more exist than routes, renumber those in use.
+    fn forget_unused_details(&mut self) {
+        let old = std::mem::take(&mut self.details);
+        self.detail_index.clear();
+        let (details, index) = (&mut self.details, &mut self.detail_index);
+        self.routes.for_each_mut(|learned| {
+            if let LearnedTarget::Detail(slot) = &mut learned.target
+                && let Some(detail) = old.get(*slot as usize)
+            {
+                *slot = *index.entry(detail.clone()).or_insert_with(|| {
+                    details.push(detail.clone());
+                    u32::try_from(details.len() - 1).unwrap_or(u32::MAX)
+                });
+            }
+        });
+    }
+
+    fn apply_nexthop(&mut self, object: &NexthopObject) -> Change {
+        let Some(epoch) = self.epochs.back_mut() else { return Change::None };
+        let id = object.id.0;
+        if let Some(old) = epoch.nexthops.get(&id) {
+            if *old == object.body {
+                return Change::None;
+            }
+            let old = old.clone();
+            epoch.unlink(id, &old);
+        }
+        if let NexthopBody::Group(group) = &object.body {
+            for member in &group.members {
+                let groups = epoch.groups_of.entry(member.id.0).or_default();
+                if !groups.contains(&id) {
+                    groups.push(id);
+                }
+            }
+        }
+        epoch.nexthops.insert(id, object.body.clone());
+        Change::Nexthop(id)
+    }
+
+    fn count(&mut self, table: u32, delta: i64) {
+        let count = self.per_table.entry(table).or_default();
+        *count = count.saturating_add_signed(delta);
+        if *count == 0 {
+            self.per_table.remove(&table);
+        }
+    }
+
+    /// The learned route for a prefix.
+    #[must_use]
+    pub fn get(&self, table: u32, prefix: &IpNet) -> Option<Learned> {
+        self.routes.get(table, prefix).copied()
+    }
+
+    /// The rare attributes of a route.
+    #[must_use]
+    pub fn detail(&self, index: u32) -> Option<&Detail> {
+        self.details.get(index as usize)
+    }
+
+    /// Groups of the current generation that list `id` as a member.
+    pub fn groups_of(&self, id: u32) -> impl Iterator<Item = u32> + '_ {
+        self.epochs
+            .back()
+            .into_iter()
+            .flat_map(move |epoch| epoch.groups_of.get(&id).into_iter().flatten().copied())
+    }
+
+    /// The nexthops of a learned route, without any policy.
+    #[must_use]
+    pub fn resolve(&self, learned: &Learned, family: Family) -> Resolved {
+        match learned.target {
+            LearnedTarget::Special(kind) => Resolved::Special(kind),
+            LearnedTarget::Nexthop(id) => self.resolve_id(learned.generation, id, family),
+            LearnedTarget::Detail(slot) => match self.detail(slot).map(|detail| &detail.nexthops) {
+                Some(DetailNexthops::Id(id)) => self.resolve_id(learned.generation, *id, family),
+                Some(DetailNexthops::Inline(hops)) if !hops.is_empty() => Resolved::Hops(hops.clone()),
+                Some(DetailNexthops::Encapsulated) => Resolved::Unresolved(Unresolved::Encapsulated),
+                _ => Resolved::Unresolved(Unresolved::Empty),
+            },
+        }
+    }
+
+    fn resolve_id(&self, generation: Generation, id: u32, family: Family) -> Resolved {
+        let epoch = self.epochs.iter().rev().find(|epoch| epoch.generation == generation);
+        let lookup = |id: u32| epoch.and_then(|epoch| epoch.nexthops.get(&id));
+        let mut hops = HopSet::new();
+        let mut missing = None;
+        match lookup(id) {
+            None => return Resolved::Unresolved(Unresolved::NexthopUnknown(id)),
+            Some(NexthopBody::Single(hop)) if hop.encap.is_some() => {
+                return Resolved::Unresolved(Unresolved::Encapsulated);
+            }
+            Some(NexthopBody::Single(hop)) => hops.extend(weighted(hop, family).map(|(hop, _)| (hop, 1))),
+            Some(NexthopBody::Blackhole) => return Resolved::Special(Special::Blackhole),
+            Some(NexthopBody::Group(group)) => {
+                for member in &group.members {
+                    match lookup(member.id.0) {
+                        Some(NexthopBody::Single(hop)) if hop.encap.is_none() => {
+                            hops.extend(weighted(hop, family).map(|(hop, _)| (hop, member.weight)));
+                        }
+                        Some(_) => {}
+                        None => missing = Some(member.id.0),
+                    }
+                }
+            }
+        }
+        if hops.is_empty() {
+            return Resolved::Unresolved(missing.map_or(Unresolved::Empty, Unresolved::NexthopUnknown));
+        }
+        Resolved::Hops(canonical(hops))
+    }
+
+    /// Forgets every route that was not announced in the current generation, and the older nexthop objects.
+    pub fn sweep(&mut self) {
+        let current = self.generation();
+        let per_table = &mut self.per_table;
+        self.routes.retain(|table, learned| {
+            let keep = learned.generation == current;
+            if !keep && let Some(count) = per_table.get_mut(&table) {
+                *count = count.saturating_sub(1);
+            }
+            keep
+        });
+        per_table.retain(|_, count| *count > 0);
+        while self.epochs.len() > 1 {
+            self.epochs.pop_front();
+        }
+    }
+
+    /// Every learned route.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, IpNet, &Learned)> + '_ {
+        self.routes.iter()
+    }
+
+    /// Tables that FRR itself writes: those that its routes carry, with their numbers of routes.
+    #[must_use]
+    pub fn tables(&self) -> &FxHashMap<u32, u64> {
+        &self.per_table
+    }
+
+    /// Number of learned routes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Number of nexthop objects of the current generation.
+    #[must_use]
+    pub fn nexthop_count(&self) -> usize {
+        self.epochs.back().map_or(0, |epoch| epoch.nexthops.len())
+    }
+
+    /// Whether nothing was learned.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.len() == 0
+    }
+
+    /// What was ignored, by reason, since the start.
+    #[must_use]
+    pub fn ignored(&self) -> Ignored {
+        self.ignored
+    }
+
+    /// Gateways that the nexthop objects of all kept generations name: (interface, gateway).
+    pub fn gateways(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        let objects =
+            self.epochs.iter().flat_map(|epoch| epoch.nexthops.values()).filter_map(|body| match body {
+                NexthopBody::Single(hop) => Some((hop.ifindex?.0, hop.gateway?)),
+                _ => None,
+            });
+        let inline = self.details.iter().flat_map(|detail| match &detail.nexthops {
+            DetailNexthops::Inline(hops) => hops.as_slice(),
+            _ => &[],
+        });
+        objects.chain(inline.filter_map(|(hop, _)| Some((hop.ifindex, hop.gateway?))))
+    }
+}
+
+impl Epoch {
+    fn unlink(&mut self, id: u32, body: &NexthopBody) {
+        let NexthopBody::Group(group) = body else { return };
+        for member in &group.members {
+            if let Some(groups) = self.groups_of.get_mut(&member.id.0) {
+                groups.retain(|group| *group != id);
+                if groups.is_empty() {
+                    self.groups_of.remove(&member.id.0);
+                }
+            }
+        }
+    }
+}
+
+/// The table of a route. Protobuf names a VRF instead, and the old module's deletes name nothing: zebra's default
+/// VRF is main.
+fn table_of(key: &RouteKey) -> u32 {
+    if key.table == TableId::UNSPEC { TableId::MAIN.0 } else { key.table.0 }
+}
+
+fn weighted(hop: &zebra_fpm::Nexthop, family: Family) -> Option<WeightedHop> {
+    let ifindex = hop.ifindex?.0;
+    let family = hop.gateway.as_ref().map_or(family, Family::of_addr);
+    Some((Hop { gateway: hop.gateway, ifindex, onlink: hop.onlink, family }, hop.weight))
+}
+
+/// Sorts and merges: equal sets are equal values, whatever order FRR sent them in.
+#[must_use]
+pub fn canonical(mut hops: HopSet) -> HopSet {
+    hops.sort_unstable();
+    hops.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            earlier.1 = earlier.1.max(later.1);
+        }
+        same
+    });
+    hops
+}

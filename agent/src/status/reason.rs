@@ -1,0 +1,117 @@
+//! The vocabulary of conditions and reasons. Tools match on these words: they are added, never renamed.
+//! `docs/cli.md` lists every one; a test holds the two together.
+
+/// Declares constants and the slice of all of them.
+macro_rules! words {
+    ($(#[$doc:meta])* $all:ident: $($name:ident = $word:literal, $meaning:literal;)+) => {
+        $(#[doc = $meaning] pub const $name: &str = $word;)+
+        $(#[$doc])*
+        pub const $all: &[&str] = &[$($name),+];
+    };
+}
+
+/// Types of conditions.
+pub mod condition {
+    words! {
+        /// Every type of condition.
+        ALL:
+        READY = "Ready", "Everything asked for is in force.";
+        ACCEPTED = "Accepted", "An object is valid and in force on this node.";
+        CONFLICTED = "Conflicted", "An item disagrees with another object and was left out.";
+        FPM_CONNECTED = "FPMConnected", "FRR's zebra is connected.";
+        SYNCHRONIZED = "Synchronized", "FRR's whole table was received and nothing of it is stale.";
+        PROGRAMMED = "Programmed", "The kernel has acknowledged all that is wanted.";
+        DATAPLANE_ATTACHED = "DataplaneAttached", "The tc programs are attached where they should be.";
+        GUARDRAIL_TRIPPED = "GuardrailTripped", "A guardrail keeps something out.";
+        FIB_CONSISTENT = "FIBConsistent", "The kernel holds what was acknowledged.";
+        FOREIGN_INTERFERENCE = "ForeignInterference", "Somebody else changes or shadows what is ours.";
+        DEGRADED = "Degraded", "Some of what was asked for does not work; the rest does.";
+    }
+}
+
+words! {
+    /// Every reason of conditions of the node and of objects.
+    CONDITIONS:
+    // Ready, Degraded
+    ALL_WELL = "AllWell", "Nothing is wrong.";
+    STARTING = "Starting", "The first pass has not ended.";
+    PARTIAL = "Partial", "Some parts failed; the message names them.";
+    // Accepted
+    VALID = "Valid", "All of the object is in force.";
+    INVALID = "Invalid", "The object breaks its schema or a rule; the message names the field.";
+    UNREADABLE = "Unreadable", "A manifest could not be read or parsed; the last good one stays in force.";
+    // FPMConnected
+    CONNECTED = "Connected", "A session is up.";
+    NEVER_CONNECTED = "NeverConnected", "No zebra has connected since the agent started.";
+    LOST = "Lost", "The session ended.";
+    PEER_REPLACED = "PeerReplaced", "A second zebra connected and won; the message names both.";
+    LISTEN_FAILED = "ListenFailed", "The FPM address cannot be listened on.";
+    // Synchronized
+    IN_SYNC = "InSync", "The replay is complete.";
+    INITIAL_SYNC = "InitialSync", "The first replay is running.";
+    RESYNCING = "Resyncing", "A replay after a reconnect is running.";
+    RETAINING = "Retaining", "FRR is gone; its routes are kept as `onFeedLoss` says.";
+    // Programmed
+    ALL_PROGRAMMED = "AllProgrammed", "The kernel acknowledged everything.";
+    PENDING = "Pending", "Some of it is not acknowledged yet.";
+    // FIBConsistent
+    CONSISTENT = "Consistent", "The last audit found nothing.";
+    OBSERVED_MISMATCH = "ObservedMismatch", "An observed table differs from what FRR announced; nothing is written there.";
+    // DataplaneAttached
+    ATTACHED = "Attached", "All programs are attached.";
+    NOT_REQUESTED = "NotRequested", "No `ReturnPath` applies to this node.";
+    BPFFS_NOT_MOUNTED = "BpffsNotMounted", "The folder for pins is not on a bpffs.";
+    MISSING_CAPABILITY = "MissingCapability", "The process lacks a capability; the message names it.";
+    LOAD_FAILED = "LoadFailed", "The kernel refused a program or a map.";
+    ATTACH_FAILED = "AttachFailed", "A program could not be attached to an interface.";
+    // ForeignInterference
+    NO_INTERFERENCE = "NoInterference", "Nobody touches what is ours.";
+    RULE_DELETED = "RuleDeleted", "Somebody deletes our rules; they are put back.";
+    RULE_SHADOWED = "RuleShadowed", "A foreign rule in the band or before it decides first.";
+}
+
+words! {
+    /// Reasons of `Conflicted`, of conflicts, and of items that are not in force.
+    ITEMS:
+    VRF_TABLE_MISMATCH = "VRFTableMismatch", "One VRF name with two tables.";
+    TABLE_REUSED = "TableReused", "One table with two VRF names.";
+    MODE_MISMATCH = "ModeMismatch", "`TableOnly` against `Create` or `Adopt` for one VRF.";
+    INTERFACE_IN_OTHER_VRF = "InterfaceInOtherVRF", "One interface in two VRFs.";
+    VLAN_MISMATCH = "VLANMismatch", "One VLAN interface with two parents or ids.";
+    MTU_MISMATCH = "MTUMismatch", "One VLAN interface with two MTUs.";
+    GATEWAY_WEIGHT_MISMATCH = "GatewayWeightMismatch", "One gateway with two weights.";
+    INSTALL_MISMATCH = "InstallMismatch", "Two metrics, preferred sources or multipath modes for one import.";
+    HASH_POLICY_MISMATCH = "HashPolicyMismatch", "Two multipath hash policies for one node.";
+    RULE_ACTION_MISMATCH = "RuleActionMismatch", "One match with two actions.";
+    GATEWAY_MISMATCH = "GatewayMismatch", "One return path interface with two gateway settings.";
+    ISOLATION_FORBIDS = "IsolationForbids", "`ifUnavailable: Main` on a `Strict` VRF.";
+    BAND_FULL = "BandFull", "More rules overlap than the band has priorities.";
+    TABLE_OUTSIDE_OWNERSHIP = "TableOutsideOwnership", "The table is not in the range of `DataplaneConfig`.";
+    TABLE_OWNED_BY_ZEBRA = "TableOwnedByZebra", "zebra writes that table itself: only `Observe` is possible.";
+    INTERFACE_NOT_FOUND = "InterfaceNotFound", "The interface does not exist (yet).";
+    UNSUPPORTED = "Unsupported", "This version or this kernel cannot do it; the message says what can.";
+}
+
+words! {
+    /// Reasons of routes, in `routes` and in the counts of `status`.
+    ROUTES:
+    IMPORTED = "Imported", "An import brought it in.";
+    CONNECTED_ROUTE = "Connected", "Copy of a connected route of the VRF's interfaces.";
+    LAST_RESORT = "LastResort", "A static gateway of the VRF.";
+    ISOLATION = "Isolation", "The unreachable default that ends a `Strict` VRF.";
+    RETURN_PATH = "ReturnPath", "Leads replies to the programs where no working route would.";
+    NO_USABLE_LINK = "NoUsableLink", "None of its interfaces is up with carrier, or the kernel has not answered yet.";
+    NEXTHOP_UNRESOLVED = "NexthopUnresolved", "FRR announced no usable nexthop for it, or an id that it never announced.";
+    FEED_LOST = "FeedLost", "FRR no longer confirms it; kept until `onFeedLoss` ends.";
+    OBSERVE_ONLY = "ObserveOnly", "The import observes; FRR writes the route itself.";
+    NO_IMPORT = "NoImport", "No `RouteImport` takes routes of its table.";
+    NOT_ALLOWED = "NotAllowed", "`allowed` does not cover the prefix.";
+    PROTOCOL_NOT_SELECTED = "ProtocolNotSelected", "Not one of the import's protocols.";
+    INTERFACE_NOT_SELECTED = "InterfaceNotSelected", "No nexthop leaves by the import's interfaces.";
+    DEFAULT_ROUTE_REJECTED = "DefaultRouteRejected", "A default route, and the import or a guardrail rejects those.";
+    PROTECTED_PREFIX = "ProtectedPrefix", "Equals or lies inside a protected prefix.";
+    MAX_ROUTES = "MaxRoutes", "The import's `maxRoutes` is reached.";
+    MAX_ROUTES_PER_NODE = "MaxRoutesPerNode", "The guardrail `maxRoutesPerNode` is reached.";
+    KERNEL_REJECTED = "KernelRejected", "The kernel refused it; the log and `status` have its words.";
+    FOREIGN_ROUTE = "ForeignRoute", "Somebody else's route has its place.";
+}

@@ -1,0 +1,335 @@
+//! The flow tables: listing, and forgetting what is idle.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+
+use aya::Pod;
+use aya::maps::MapData;
+use backtrail_ebpf_common::maps::{self, Flow, FlowKey4, FlowKey6, Globals};
+use serde::Serialize;
+
+use super::{SteeringError, layout, sys};
+
+/// The smallest batch: a bucket of the hash is never read in parts.
+const MIN_BATCH: u32 = 64;
+/// IPPROTO_TCP
+const TCP: u32 = 6;
+/// IPPROTO_SCTP
+const SCTP: u32 = 132;
+
+/// A flow that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowEntry {
+    /// IP protocol number: 6, 17, 132, 1 or 58.
+    pub protocol: u8,
+    /// Client address and port (for echo: the identifier). For flows of the node: the other end.
+    pub client: SocketAddr,
+    /// Service address and port (for echo: 0). For flows of the node: its own end.
+    pub service: SocketAddr,
+    /// The interface of the last request; 0 for flows that the node or a pod opened.
+    pub ifindex: u32,
+    /// Seconds since the last packet, a second exact.
+    pub age_seconds: u64,
+    /// Replies that were redirected, approximate when several CPUs send at once.
+    pub steered_packets: u64,
+    /// The neighbour that replies go to, where it is known.
+    pub gateway: Option<IpAddr>,
+    /// Opened by the node, a pod or in transit: never steered.
+    pub node_origin: bool,
+}
+
+/// A part of the flow tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowPage {
+    /// The flows.
+    pub flows: Vec<FlowEntry>,
+    /// Cursor of the next page; `None` after the last.
+    pub next: Option<u64>,
+}
+
+/// What a call of [`super::Steering::expire`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Flows looked at.
+    pub scanned: u64,
+    /// Flows forgotten.
+    pub removed: u64,
+    /// Both tables were looked at to their ends: the next call begins anew.
+    pub complete: bool,
+}
+
+/// Key of either table.
+pub(super) trait Key: Pod {
+    fn client(&self) -> SocketAddr;
+    fn service(&self) -> SocketAddr;
+    fn protocol(&self) -> u32;
+}
+
+impl Key for FlowKey4 {
+    fn client(&self) -> SocketAddr {
+        (IpAddr::from(self.client), self.client_port).into()
+    }
+
+    fn service(&self) -> SocketAddr {
+        (IpAddr::from(self.service), self.service_port).into()
+    }
+
+    fn protocol(&self) -> u32 {
+        self.proto
+    }
+}
+
+impl Key for FlowKey6 {
+    fn client(&self) -> SocketAddr {
+        (IpAddr::from(self.client), self.client_port).into()
+    }
+
+    fn service(&self) -> SocketAddr {
+        (IpAddr::from(self.service), self.service_port).into()
+    }
+
+    fn protocol(&self) -> u32 {
+        self.proto
+    }
+}
+
+/// Where a walk through both tables stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Position {
+    /// In the second table, IPv6.
+    second: bool,
+    /// Where the next batch begins; `None`: at the beginning.
+    token: Option<u32>,
+}
+
+impl Position {
+    /// 0 is the beginning.
+    fn to_cursor(self) -> u64 {
+        let begun = u64::from(self.token.is_some());
+        u64::from(self.second) << 33 | begun << 32 | u64::from(self.token.unwrap_or_default())
+    }
+
+    fn from_cursor(cursor: u64) -> Self {
+        let token = u32::try_from(cursor & u64::from(u32::MAX)).ok();
+        Self { second: cursor >> 33 & 1 == 1, token: token.filter(|_| cursor >> 32 & 1 == 1) }
+    }
+
+    /// After a batch whose end is `next`; `None` after the last of the second table.
+    fn after(self, next: Option<u32>) -> Option<Self> {
+        match (next, self.second) {
+            (Some(token), second) => Some(Self { second, token: Some(token) }),
+            (None, false) => Some(Self { second: true, token: None }),
+            (None, true) => None,
+        }
+    }
+}
+
+/// The tables with what is needed to judge flows.
+pub(super) struct Tables<'a> {
+    pub(super) flows4: &'a MapData,
+    pub(super) flows6: &'a MapData,
+    pub(super) globals: Globals,
+}
+
+impl Tables<'_> {
+    /// About `limit` flows from a cursor on (0: the beginning).
+    pub(super) fn page(
+        &self,
+        cursor: u64,
+        limit: u32,
+        gateway: impl Fn(&Flow) -> Option<IpAddr>,
+    ) -> Result<FlowPage, SteeringError> {
+        let mut position = Position::from_cursor(cursor);
+        let mut flows = Vec::new();
+        loop {
+            let now = maps::ticks(sys::coarse_nanoseconds());
+            let room = limit.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
+            let entry = |key: &dyn DynKey, flow: &Flow| key.entry(flow, now, gateway(flow));
+            let next = if position.second {
+                let batch = read::<FlowKey6>(self.flows6, position.token, room)?;
+                flows.extend(batch.entries.iter().map(|(key, flow)| entry(key, flow)));
+                batch.next
+            } else {
+                let batch = read::<FlowKey4>(self.flows4, position.token, room)?;
+                flows.extend(batch.entries.iter().map(|(key, flow)| entry(key, flow)));
+                batch.next
+            };
+            let Some(after) = position.after(next) else { return Ok(FlowPage { flows, next: None }) };
+            position = after;
+            if flows.len() as u64 + u64::from(MIN_BATCH) > u64::from(limit) {
+                return Ok(FlowPage { flows, next: Some(position.to_cursor()) });
+            }
+        }
+    }
+}
+
+/// [`Key`] without its type.
+trait DynKey {
+    fn entry(&self, flow: &Flow, now: u32, gateway: Option<IpAddr>) -> FlowEntry;
+}
+
+impl<K: Key> DynKey for K {
+    fn entry(&self, flow: &Flow, now: u32, gateway: Option<IpAddr>) -> FlowEntry {
+        let nanoseconds = u64::from(idle(flow, now)) << 30;
+        FlowEntry {
+            protocol: u8::try_from(self.protocol()).unwrap_or_default(),
+            client: self.client(),
+            service: self.service(),
+            ifindex: flow.ifindex,
+            age_seconds: nanoseconds / 1_000_000_000,
+            steered_packets: flow.steered,
+            gateway,
+            node_origin: flow.path == maps::PATH_NODE,
+        }
+    }
+}
+
+/// The neighbour of a flow's last FIB lookup.
+pub(super) fn resolved(flow: &Flow) -> Option<IpAddr> {
+    layout::address(flow.nexthop.address, u32::from(flow.nexthop.kind))
+}
+
+fn read<K: Key>(table: &MapData, from: Option<u32>, room: u32) -> Result<sys::Batch<K, Flow>, SteeringError> {
+    let batch = sys::lookup_batch(table.fd().as_fd(), from, room.max(MIN_BATCH));
+    batch.map_err(|source| SteeringError::System { call: "reading the flow table", source })
+}
+
+/// Ticks since the last packet of a flow.
+fn idle(flow: &Flow, now: u32) -> u32 {
+    // A packet may have been later than the look at the clock.
+    now.saturating_sub(flow.seen.max(flow.replied))
+}
+
+fn is_expired(protocol: u32, flow: &Flow, now: u32, globals: &Globals) -> bool {
+    let limit = if matches!(protocol, TCP | SCTP) { globals.tcp_idle } else { globals.udp_idle };
+    limit != 0 && idle(flow, now) > limit
+}
+
+/// A walk through both tables that forgets idle flows and sees which paths are in use.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    position: Position,
+    /// Retired paths when the walk began: only of these can it say that no flow holds them.
+    candidates: BTreeSet<u32>,
+    in_use: BTreeSet<u32>,
+    counts: (u64, u64),
+}
+
+/// What a whole walk found.
+pub(super) struct Swept {
+    /// Retired paths that no flow holds.
+    pub(super) unused: Vec<u32>,
+    /// Entries of the IPv4 and of the IPv6 table.
+    pub(super) counts: (u64, u64),
+}
+
+impl Sweep {
+    /// Goes on for about `budget` flows.
+    pub(super) fn step(
+        &mut self,
+        tables: &Tables<'_>,
+        retired: impl Iterator<Item = u32>,
+        budget: u32,
+    ) -> Result<(Expired, Option<Swept>), SteeringError> {
+        if self.position == Position::default() {
+            *self = Self { candidates: retired.collect(), ..Self::default() };
+        }
+        let mut expired = Expired::default();
+        loop {
+            let room = u32::try_from(u64::from(budget).saturating_sub(expired.scanned)).unwrap_or(u32::MAX);
+            let next = if self.position.second {
+                self.part::<FlowKey6>(tables.flows6, tables, room, &mut expired)?
+            } else {
+                self.part::<FlowKey4>(tables.flows4, tables, room, &mut expired)?
+            };
+            let Some(position) = self.position.after(next) else {
+                expired.complete = true;
+                let unused = self.candidates.difference(&self.in_use).copied().collect();
+                let swept = Swept { unused, counts: self.counts };
+                *self = Self::default();
+                return Ok((expired, Some(swept)));
+            };
+            self.position = position;
+            if expired.scanned >= u64::from(budget) {
+                return Ok((expired, None));
+            }
+        }
+    }
+
+    fn part<K: Key>(
+        &mut self,
+        table: &MapData,
+        tables: &Tables<'_>,
+        room: u32,
+        expired: &mut Expired,
+    ) -> Result<Option<u32>, SteeringError> {
+        let batch = read::<K>(table, self.position.token, room)?;
+        let now = maps::ticks(sys::coarse_nanoseconds());
+        let mut stale = Vec::new();
+        for (key, flow) in &batch.entries {
+            if is_expired(key.protocol(), flow, now, &tables.globals) {
+                stale.push(*key);
+            } else {
+                self.in_use.insert(flow.path);
+            }
+        }
+        sys::delete_batch(table.fd().as_fd(), &stale)
+            .map_err(|source| SteeringError::System { call: "forgetting idle flows", source })?;
+        let kept = (batch.entries.len() - stale.len()) as u64;
+        let count = if self.position.second { &mut self.counts.1 } else { &mut self.counts.0 };
+        *count += kept;
+        expired.scanned += batch.entries.len() as u64;
+        expired.removed += stale.len() as u64;
+        Ok(batch.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_back_and_zero_is_the_beginning() {
+        assert_eq!(Position::from_cursor(0), Position::default());
+        for second in [false, true] {
+            for token in [None, Some(0), Some(7), Some(u32::MAX)] {
+                let position = Position { second, token };
+                assert_eq!(Position::from_cursor(position.to_cursor()), position);
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_visits_both_tables() {
+        let begin = Position::default();
+        assert_eq!(begin.after(Some(3)), Some(Position { second: false, token: Some(3) }));
+        let second = begin.after(None).expect("the second table");
+        assert!(second.second && second.token.is_none());
+        assert_eq!(second.after(None), None);
+    }
+
+    #[test]
+    fn idle_times_differ_by_protocol_and_zero_means_never() {
+        let flow = |seen, replied| Flow {
+            path: 1,
+            ifindex: 1,
+            born: 0,
+            seen,
+            replied,
+            request_gate: 0,
+            reply_gate: 0,
+            nexthop: maps::Nexthop { generation: 0, gate: 0, kind: 0, address: [0; 16] },
+            mac: [0; 6],
+            flags: 0,
+            steered: 0,
+        };
+        let globals = Globals { generation: 0, features: 0, tcp_idle: 100, udp_idle: 10 };
+        assert!(is_expired(17, &flow(5, 0), 16, &globals));
+        assert!(!is_expired(17, &flow(5, 6), 16, &globals), "a reply is a packet too");
+        assert!(!is_expired(6, &flow(5, 0), 16, &globals));
+        assert!(!is_expired(17, &flow(20, 0), 16, &globals), "a packet later than the clock");
+        assert!(!is_expired(17, &flow(0, 0), 1000, &Globals { udp_idle: 0, ..globals }));
+    }
+}

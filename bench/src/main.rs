@@ -1,0 +1,88 @@
+//! Benchmarks of Backtrail beside their baselines, always in one run: `cargo xtask bench NAME`.
+//!
+//! Exit status: 0 when every bar is reached, 2 when one is not, 1 when something failed.
+
+mod machine;
+mod report;
+mod routes;
+mod steering;
+mod usage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", about = "Benchmarks beside their baselines, in one run")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// From FPM bytes to the kernel's FIB and back, beside a bare netlink writer and zebra
+    Routes(routes::RoutesArgs),
+    /// What steering costs a packet, beside the prototype, nothing at all, and a conntrack mark
+    Steering(steering::SteeringArgs),
+}
+
+/// Options of every benchmark.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// Repetitions, each with all contenders in turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Say what would be measured, and against which bars
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Folder for the JSON file of the run
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub(crate) out: PathBuf,
+    /// The agent to measure
+    #[arg(long, value_name = "FILE", default_value = "target/release/backtrail")]
+    pub(crate) agent: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().bench) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(bench: &Bench) -> Result<bool> {
+    let (name, common, bars) = match bench {
+        Bench::Routes(args) => ("routes", &args.common, routes::BARS),
+        Bench::Steering(args) => ("steering", &args.common, steering::BARS),
+    };
+    if common.dry_run {
+        print!("{}", describe(bench));
+        for bar in bars {
+            println!("bar: {bar}");
+        }
+        return Ok(true);
+    }
+    backtrail_lab::catch_interrupts()?;
+    let mut report = Report::new(name, bars);
+    match bench {
+        Bench::Routes(args) => routes::run(args, &mut report)?,
+        Bench::Steering(args) => steering::run(args, &mut report)?,
+    }
+    report.finish(&common.out)
+}
+
+fn describe(bench: &Bench) -> String {
+    match bench {
+        Bench::Routes(args) => routes::describe(args),
+        Bench::Steering(args) => steering::describe(args),
+    }
+}

@@ -1,0 +1,147 @@
+//! The usual frame, read in place: Ethernet, IPv4 without options or IPv6 without extension headers, unfragmented,
+//! TCP, UDP or SCTP.
+
+use super::{SCTP, TCP, UDP};
+use crate::maps::{FlowKey4, FlowKey6};
+
+/// An Ethernet header without VLAN tags.
+#[derive(Clone, Copy)]
+#[repr(C, align(2))]
+pub struct Ethernet {
+    /// Destination MAC.
+    pub destination: [u8; 6],
+    /// Source MAC.
+    pub source: [u8; 6],
+    ethertype: [u8; 2],
+}
+
+/// An IPv4 header without options, and the ports after it. The kernel keeps IP headers aligned to four bytes on all
+/// machines that care.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub struct Plain4 {
+    version_and_length: u8,
+    tos: u8,
+    length: [u8; 2],
+    id: [u8; 2],
+    fragment: [u8; 2],
+    /// TTL.
+    pub hops: u8,
+    proto: u8,
+    checksum: [u8; 2],
+    source: [u8; 4],
+    destination: [u8; 4],
+    source_port: [u8; 2],
+    destination_port: [u8; 2],
+}
+
+/// An IPv6 header, and the ports after it.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub struct Plain6 {
+    version: u8,
+    flow_label: [u8; 3],
+    length: [u8; 2],
+    proto: u8,
+    /// Hop limit.
+    pub hops: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+    source_port: [u8; 2],
+    destination_port: [u8; 2],
+}
+
+const _: () = {
+    assert!(size_of::<Ethernet>() == 14);
+    assert!(size_of::<Plain4>() == 24);
+    assert!(size_of::<Plain6>() == 44);
+};
+
+/// IPv4's ethertype as it is read from the wire.
+const IPV4: u16 = super::ETHERTYPE_IPV4.to_be();
+/// IPv6's ethertype as it is read from the wire.
+const IPV6: u16 = super::ETHERTYPE_IPV6.to_be();
+/// More-fragments flag and fragment offset as they are read from the wire.
+const FRAGMENTED: u16 = 0x3fff_u16.to_be();
+
+/// Protocols whose ports come first.
+#[inline(always)]
+const fn has_ports(proto: u8) -> bool {
+    proto == TCP || proto == UDP || proto == SCTP
+}
+
+impl Plain4 {
+    /// Offset of the IP header in the frame.
+    pub const L3: usize = size_of::<Ethernet>();
+    /// Offset of the transport header in the frame.
+    pub const L4: u32 = 34;
+
+    /// Whether this is the usual frame. One branch for ethertype, header length and fragment.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_plain(&self, ethernet: &Ethernet) -> bool {
+        let odd = (u16::from_ne_bytes(ethernet.ethertype) ^ IPV4)
+            | (u16::from(self.version_and_length) ^ 0x45)
+            | (u16::from_ne_bytes(self.fragment) & FRAGMENTED);
+        odd == 0 && has_ports(self.proto)
+    }
+
+    /// The key, if this is a request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn request(&self, zone: u32) -> FlowKey4 {
+        FlowKey4 {
+            client: self.source,
+            service: self.destination,
+            client_port: u16::from_be_bytes(self.source_port),
+            service_port: u16::from_be_bytes(self.destination_port),
+            proto: self.proto as u32,
+            zone,
+            reserved: 0,
+        }
+    }
+
+    /// The key, if this is a reply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply(&self, zone: u32) -> FlowKey4 {
+        self.request(zone).mirrored()
+    }
+}
+
+impl Plain6 {
+    /// Offset of the IP header in the frame.
+    pub const L3: usize = size_of::<Ethernet>();
+    /// Offset of the transport header in the frame.
+    pub const L4: u32 = 54;
+
+    /// Whether this is the usual frame.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_plain(&self, ethernet: &Ethernet) -> bool {
+        let odd = (u16::from_ne_bytes(ethernet.ethertype) ^ IPV6) | (u16::from(self.version & 0xf0) ^ 0x60);
+        odd == 0 && has_ports(self.proto)
+    }
+
+    /// The key, if this is a request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn request(&self, zone: u32) -> FlowKey6 {
+        FlowKey6 {
+            client: self.source,
+            service: self.destination,
+            client_port: u16::from_be_bytes(self.source_port),
+            service_port: u16::from_be_bytes(self.destination_port),
+            proto: self.proto as u32,
+            zone,
+            reserved: 0,
+        }
+    }
+
+    /// The key, if this is a reply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply(&self, zone: u32) -> FlowKey6 {
+        self.request(zone).mirrored()
+    }
+}

@@ -1,0 +1,141 @@
+//! IPv6 (RFC 8200), with extension headers, fragments, echo and errors (RFC 4443).
+
+use super::transport::{self, Message};
+use super::{Bytes, Headers, ICMPV6, Kind, SCTP, TCP, UDP, Unparsed};
+
+/// Length of the fixed header.
+const HEADER: u32 = 40;
+/// Extension headers that are followed.
+const MAX_EXTENSIONS: u32 = 6;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// The upper-layer header, after all extension headers.
+struct Upper {
+    proto: u8,
+    offset: u32,
+    /// Identification, and whether the offset is 0; of fragments only.
+    fragment: Option<(u32, bool)>,
+}
+
+#[inline(always)]
+fn fixed(packet: &impl Bytes, l3: u32) -> Result<(Headers, u8), Unparsed> {
+    let [version, _, _, _, _, _, next, hops]: [u8; 8] = packet.load(l3).ok_or(Unparsed::Truncated)?;
+    if version >> 4 != 6 {
+        return Err(Unparsed::Malformed);
+    }
+    let headers = Headers {
+        source: packet.load(l3.wrapping_add(8)).ok_or(Unparsed::Truncated)?,
+        destination: packet.load(l3.wrapping_add(24)).ok_or(Unparsed::Truncated)?,
+        source_port: 0,
+        destination_port: 0,
+        fragment_id: 0,
+        l3,
+        l4: 0,
+        family: 6,
+        proto: next,
+        hops,
+        kind: Kind::Midflow,
+        first_fragment: false,
+    };
+    Ok((headers, next))
+}
+
+#[inline(always)]
+fn upper(packet: &impl Bytes, l3: u32, next: u8) -> Result<Upper, Unparsed> {
+    let mut upper = Upper { proto: next, offset: l3.wrapping_add(HEADER), fragment: None };
+    for _ in 0..MAX_EXTENSIONS {
+        let length = match upper.proto {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT => {
+                let [next, length]: [u8; 2] = packet.load(upper.offset).ok_or(Unparsed::Truncated)?;
+                let proto = core::mem::replace(&mut upper.proto, next);
+                if proto == FRAGMENT {
+                    let [_, _, o1, o2, i0, i1, i2, i3]: [u8; 8] =
+                        packet.load(upper.offset).ok_or(Unparsed::Truncated)?;
+                    let (offset, more) = (u16::from_be_bytes([o1, o2]) & 0xfff8, o2 & 1 != 0);
+                    if offset != 0 || more {
+                        upper.fragment = Some((u32::from_ne_bytes([i0, i1, i2, i3]), offset == 0));
+                    }
+                    if offset != 0 {
+                        return Ok(upper);
+                    }
+                    8
+                } else if proto == AUTHENTICATION {
+                    u32::from(length).wrapping_add(2) << 2
+                } else {
+                    u32::from(length).wrapping_add(1) << 3
+                }
+            }
+            _ => return Ok(upper),
+        };
+        upper.offset = upper.offset.wrapping_add(length);
+    }
+    Err(Unparsed::TooDeep)
+}
+
+#[inline(always)]
+pub(super) fn parse(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
+    let (mut headers, next) = fixed(packet, l3)?;
+    let upper = upper(packet, l3, next)?;
+    headers.proto = upper.proto;
+    if let Some((id, first)) = upper.fragment {
+        headers.fragment_id = id;
+        headers.first_fragment = first;
+        if !first {
+            headers.kind = Kind::LaterFragment;
+            return Ok(headers);
+        }
+    }
+    headers.l4 = upper.offset;
+    match upper.proto {
+        TCP | UDP | SCTP => transport::ports(packet, upper.offset, &mut headers, true)?,
+        ICMPV6 => {
+            let [icmp_type] = packet.load(upper.offset).ok_or(Unparsed::Truncated)?;
+            match transport::message(ICMPV6, icmp_type) {
+                Some(Message::Error) => return embedded(packet, upper.offset.wrapping_add(8), &headers),
+                Some(message) => transport::echo(packet, upper.offset, &mut headers, message)?,
+                None => return Err(Unparsed::Other),
+            }
+        }
+        _ => return Err(Unparsed::Other),
+    }
+    Ok(headers)
+}
+
+/// The tuple of the packet that an error is about. The error goes to the sender of that packet, or it is none.
+/// Extension headers of the embedded packet are not followed, save a first fragment's.
+#[inline(always)]
+fn embedded(packet: &impl Bytes, l3: u32, outer: &Headers) -> Result<Headers, Unparsed> {
+    let (mut headers, next) = fixed(packet, l3)?;
+    if headers.source != outer.destination {
+        return Err(Unparsed::Malformed);
+    }
+    let mut l4 = l3.wrapping_add(HEADER);
+    if next == FRAGMENT {
+        let [next, _, o1, o2]: [u8; 4] = packet.load(l4).ok_or(Unparsed::Truncated)?;
+        if u16::from_be_bytes([o1, o2]) & 0xfff8 != 0 {
+            return Err(Unparsed::Other);
+        }
+        headers.proto = next;
+        l4 = l4.wrapping_add(8);
+    }
+    headers.l3 = outer.l3;
+    headers.hops = outer.hops;
+    match headers.proto {
+        TCP | UDP | SCTP => transport::ports(packet, l4, &mut headers, false)?,
+        ICMPV6 => {
+            let [icmp_type] = packet.load(l4).ok_or(Unparsed::Truncated)?;
+            match transport::message(ICMPV6, icmp_type) {
+                Some(Message::Error) | None => return Err(Unparsed::Other),
+                Some(message) => transport::echo(packet, l4, &mut headers, message)?,
+            }
+        }
+        _ => return Err(Unparsed::Other),
+    }
+    headers.kind = Kind::Error;
+    Ok(headers)
+}

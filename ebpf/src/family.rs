@@ -1,0 +1,188 @@
+//! What differs between IPv4 and IPv6: one instance of every function for each.
+
+use backtrail_ebpf_common::maps::{Flow, FlowKey4, FlowKey6, Iface, Prefix4, Prefix6};
+use backtrail_ebpf_common::packet::{Headers, widen};
+use backtrail_ebpf_common::scope;
+
+use crate::listener;
+use crate::maps::{self, FLOWS, FLOWS6, NEVER, NEVER6, VIPS, VIPS6};
+use crate::skb::Skb;
+
+/// A flow key of one family.
+pub trait FlowKey: Copy + Sized {
+    /// 4 or 6.
+    const FAMILY: u16;
+
+    /// The key of a request with these headers.
+    fn request(headers: &Headers, zone: u32) -> Self;
+    /// The same with the ends exchanged.
+    fn mirror(&self) -> Self;
+    /// The flow's record.
+    fn flow(&self) -> Option<&'static mut Flow>;
+    /// Stores a record; false when the table refuses it.
+    fn store(&self, flow: &Flow) -> bool;
+    /// IP protocol number.
+    fn proto(&self) -> u8;
+    /// Ports of client and service.
+    fn ports(&self) -> (u16, u16);
+    /// Address of the client, in the field for both families.
+    fn client(&self) -> [u8; 16];
+    /// Address of the service, in the field for both families.
+    fn service(&self) -> [u8; 16];
+    /// Whether one end is link-local, multicast or the like.
+    fn is_local(&self) -> bool;
+    /// `NEVER_*` of the client in a group.
+    fn never(&self, group: u32) -> Option<u32>;
+    /// Whether the service is listed in `virtualIPs` of a group.
+    fn is_vip(&self, group: u32) -> bool;
+    /// Whether something on the node listens for the service (TCP).
+    fn has_listener(&self, skb: Skb) -> bool;
+    /// Path of requests whose MAC names no gateway.
+    fn default_path(iface: &Iface) -> u32;
+}
+
+/// The record behind a pointer that a map lookup gave.
+#[inline(always)]
+fn record(flow: *mut Flow) -> &'static mut Flow {
+    // SAFETY: map memory outlives the program. Other CPUs may write the same words: whole words, and any of the
+    // values is good for a second.
+    unsafe { &mut *flow }
+}
+
+impl FlowKey for FlowKey4 {
+    const FAMILY: u16 = 4;
+
+    #[inline(always)]
+    fn request(headers: &Headers, zone: u32) -> Self {
+        headers.request4(zone)
+    }
+
+    #[inline(always)]
+    fn mirror(&self) -> Self {
+        self.mirrored()
+    }
+
+    #[inline(always)]
+    fn flow(&self) -> Option<&'static mut Flow> {
+        FLOWS.get_ptr_mut(self).map(record)
+    }
+
+    #[inline(always)]
+    fn store(&self, flow: &Flow) -> bool {
+        FLOWS.insert(self, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn proto(&self) -> u8 {
+        self.proto as u8
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> (u16, u16) {
+        (self.client_port, self.service_port)
+    }
+
+    #[inline(always)]
+    fn client(&self) -> [u8; 16] {
+        widen(self.client)
+    }
+
+    #[inline(always)]
+    fn service(&self) -> [u8; 16] {
+        widen(self.service)
+    }
+
+    #[inline(always)]
+    fn is_local(&self) -> bool {
+        scope::is_local4(self.client) || scope::is_local4(self.service)
+    }
+
+    #[inline(always)]
+    fn never(&self, group: u32) -> Option<u32> {
+        maps::longest(&NEVER, Prefix4 { group, address: self.client })
+    }
+
+    #[inline(always)]
+    fn is_vip(&self, group: u32) -> bool {
+        maps::longest(&VIPS, Prefix4 { group, address: self.service }).is_some()
+    }
+
+    #[inline(always)]
+    fn has_listener(&self, skb: Skb) -> bool {
+        listener::exists4(skb, self)
+    }
+
+    #[inline(always)]
+    fn default_path(iface: &Iface) -> u32 {
+        iface.path4
+    }
+}
+
+impl FlowKey for FlowKey6 {
+    const FAMILY: u16 = 6;
+
+    #[inline(always)]
+    fn request(headers: &Headers, zone: u32) -> Self {
+        headers.request6(zone)
+    }
+
+    #[inline(always)]
+    fn mirror(&self) -> Self {
+        self.mirrored()
+    }
+
+    #[inline(always)]
+    fn flow(&self) -> Option<&'static mut Flow> {
+        FLOWS6.get_ptr_mut(self).map(record)
+    }
+
+    #[inline(always)]
+    fn store(&self, flow: &Flow) -> bool {
+        FLOWS6.insert(self, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn proto(&self) -> u8 {
+        self.proto as u8
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> (u16, u16) {
+        (self.client_port, self.service_port)
+    }
+
+    #[inline(always)]
+    fn client(&self) -> [u8; 16] {
+        self.client
+    }
+
+    #[inline(always)]
+    fn service(&self) -> [u8; 16] {
+        self.service
+    }
+
+    #[inline(always)]
+    fn is_local(&self) -> bool {
+        scope::is_local6(&self.client) || scope::is_local6(&self.service)
+    }
+
+    #[inline(always)]
+    fn never(&self, group: u32) -> Option<u32> {
+        maps::longest(&NEVER6, Prefix6 { group, address: self.client })
+    }
+
+    #[inline(always)]
+    fn is_vip(&self, group: u32) -> bool {
+        maps::longest(&VIPS6, Prefix6 { group, address: self.service }).is_some()
+    }
+
+    #[inline(always)]
+    fn has_listener(&self, skb: Skb) -> bool {
+        listener::exists6(skb, self)
+    }
+
+    #[inline(always)]
+    fn default_path(iface: &Iface) -> u32 {
+        iface.path6
+    }
+}

@@ -1,0 +1,220 @@
+//! What is remembered of flows: openers that come in, openers that the node sends, and flows that move.
+
+use backtrail_ebpf_common::maps::{
+    FLOW_ADOPTED, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS, IFACE_LEARN, IFACE_TRANSIT, Iface,
+    MacKey, NEVER_EXCEPTED, NEXTHOP_NONE, Nexthop, PATH_NODE, PROTO_ICMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP,
+};
+use backtrail_ebpf_common::packet::{Kind, SCTP, TCP, UDP};
+use backtrail_ebpf_common::scope;
+
+use crate::family::FlowKey;
+use crate::maps::{self, count};
+use crate::packet::Packet;
+
+/// The group of the tries that holds for every interface.
+const EVERY_INTERFACE: u32 = 0;
+
+/// A request whose flow is unknown here, or was not written in this gate.
+#[inline(never)]
+pub fn request<K: FlowKey>(packet: &Packet<'_, K>) {
+    if !packet.skb.is_for_host() {
+        return;
+    }
+    match packet.key.flow() {
+        None => first_request(packet),
+        Some(flow) if flow.path == PATH_NODE => {
+            let now = maps::now();
+            if packet.kind == Kind::Opener && is_idle(flow, now, packet.key.proto()) {
+                return first_request(packet);
+            }
+            flow.seen = now;
+            flow.request_gate = maps::gate();
+        }
+        Some(flow) => next_request(packet, flow),
+    }
+}
+
+/// A request of a flow that was learned: the router in front, or the interface, may have changed.
+#[inline(always)]
+fn next_request<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
+    let iface = packet.iface;
+    flow.seen = maps::now();
+    flow.request_gate = maps::gate();
+    let mac = source_mac(packet);
+    if (flow.ifindex == iface.ifindex && flow.mac == mac) || !is_learned_here(iface, packet.key.proto()) {
+        return;
+    }
+    let path = path_of::<K>(iface, mac);
+    if path == PATH_NODE {
+        return;
+    }
+    if path != flow.path {
+        count!(iface.slot, moved);
+    }
+    flow.nexthop.gate = maps::gate().wrapping_sub(1);
+    flow.path = path;
+    flow.ifindex = iface.ifindex;
+    flow.mac = mac;
+}
+
+/// A request of an unknown flow.
+#[inline(always)]
+fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
+    let Packet { iface, key, .. } = packet;
+    let opener = packet.kind == Kind::Opener;
+    if !is_learned_here(iface, key.proto()) || !(opener || key.proto() == TCP) {
+        return;
+    }
+    if is_never(packet) {
+        return count!(iface.slot, never);
+    }
+    // A reply to what the node, or a client by way of this node, asked.
+    if (!opener || key.proto() == UDP) && key.mirror().flow().is_some() {
+        return;
+    }
+    if !is_in_scope(iface, *key) {
+        return;
+    }
+    if !opener && iface.flags & IFACE_HAS_VIPS == 0 && !key.has_listener(packet.skb) {
+        return count!(iface.slot, midflow);
+    }
+    let mac = source_mac(packet);
+    let path = path_of::<K>(iface, mac);
+    if path == PATH_NODE {
+        return;
+    }
+    let flags = if opener { 0 } else { FLOW_ADOPTED };
+    let now = maps::now();
+    if !key.store(&Flow { path, ifindex: iface.ifindex, seen: now, flags, mac, ..blank(now) }) {
+        return count!(iface.slot, full);
+    }
+    count!(iface.slot, learned);
+    if !opener {
+        count!(iface.slot, adopted);
+    }
+}
+
+/// A reply, or an opener of the node's, whose flow is unknown or was not written in this gate.
+#[inline(never)]
+pub fn reply<K: FlowKey>(packet: &Packet<'_, K>) {
+    let Some(flow) = packet.key.flow() else { return first_reply(packet) };
+    let now = maps::now();
+    // The node opens what was the client's flow: with UDP after a silence, for both may send at any time.
+    let reopened =
+        packet.kind == Kind::Opener && (packet.key.proto() != UDP || is_idle(flow, now, packet.key.proto()));
+    if flow.path != PATH_NODE && reopened {
+        flow.path = PATH_NODE;
+        flow.ifindex = 0;
+        count!(packet.iface.slot, node_origin);
+    }
+    flow.replied = now;
+    flow.reply_gate = maps::gate();
+    if flow.path != PATH_NODE && flow.ifindex == packet.iface.ifindex {
+        count!(packet.iface.slot, matched);
+    }
+}
+
+/// Out goes an opener without a record: the node's, or one that it forwards.
+#[inline(always)]
+fn first_reply<K: FlowKey>(packet: &Packet<'_, K>) {
+    let Packet { iface, key, .. } = packet;
+    if packet.kind != Kind::Opener || is_never(packet) || key.never(EVERY_INTERFACE).is_some() {
+        return;
+    }
+    let now = maps::now();
+    if let Some(flow) = key.mirror().flow() {
+        if iface.flags & IFACE_TRANSIT != 0 && flow.path != PATH_NODE && flow.ifindex != iface.ifindex {
+            flow.path = PATH_NODE;
+            flow.ifindex = 0;
+            flow.flags |= FLOW_TRANSIT;
+            count!(iface.slot, transit);
+        }
+        return;
+    }
+    if key.store(&Flow { replied: now, ..blank(now) }) {
+        count!(iface.slot, node_origin);
+    } else {
+        count!(iface.slot, full);
+    }
+}
+
+/// A record of the node's own, which a reply finds due for a write.
+#[inline(always)]
+fn blank(now: u32) -> Flow {
+    let gate = maps::gate();
+    let before = gate.wrapping_sub(1);
+    Flow {
+        path: PATH_NODE,
+        ifindex: 0,
+        born: now,
+        seen: 0,
+        replied: 0,
+        request_gate: gate,
+        reply_gate: before,
+        nexthop: Nexthop { generation: 0, gate: before, kind: NEXTHOP_NONE, address: [0; 16] },
+        mac: [0; 6],
+        flags: 0,
+        steered: 0,
+    }
+}
+
+/// Whether an interface is listed, with this protocol.
+#[inline(always)]
+fn is_learned_here(iface: &Iface, proto: u8) -> bool {
+    let bit = match proto {
+        TCP => PROTO_TCP,
+        UDP => PROTO_UDP,
+        SCTP => PROTO_SCTP,
+        _ => PROTO_ICMP,
+    };
+    iface.flags & IFACE_LEARN != 0 && iface.protocols & bit != 0
+}
+
+/// Whether a packet is bound to its link by nature.
+#[inline(always)]
+fn is_never<K: FlowKey>(packet: &Packet<'_, K>) -> bool {
+    let (client, service) = packet.key.ports();
+    packet.key.is_local() || scope::is_link_protocol(packet.key.proto(), client, service, packet.hops)
+}
+
+/// Whether a client and a service are meant by the `ReturnPath` of an interface; counts why not.
+#[inline(always)]
+fn is_in_scope<K: FlowKey>(iface: &Iface, key: &K) -> bool {
+    if iface.flags & IFACE_HAS_VIPS != 0 && !key.is_vip(iface.slot) {
+        count!(iface.slot, other_service);
+        return false;
+    }
+    if key.never(EVERY_INTERFACE).is_some() {
+        count!(iface.slot, protected);
+        return false;
+    }
+    let excepted = iface.flags & IFACE_HAS_EXCEPT != 0
+        && (key.never(iface.slot) == Some(NEVER_EXCEPTED)
+            || maps::is_port_excepted(iface.slot, key.ports().1));
+    if excepted {
+        count!(iface.slot, excepted);
+    }
+    !excepted
+}
+
+/// The path of requests from a MAC: the gateway that has it, else the interface's own.
+#[inline(always)]
+fn path_of<K: FlowKey>(iface: &Iface, mac: [u8; 6]) -> u32 {
+    let key = MacKey { ifindex: iface.ifindex, mac, family: K::FAMILY };
+    maps::path_of_mac(&key).unwrap_or_else(|| K::default_path(iface))
+}
+
+/// Source MAC; zeros without L2 header.
+#[inline(always)]
+fn source_mac<K: FlowKey>(packet: &Packet<'_, K>) -> [u8; 6] {
+    if packet.iface.l2_length == 0 { [0; 6] } else { packet.skb.source_mac().unwrap_or([0; 6]) }
+}
+
+/// Whether a flow was silent for so long that it is as good as unknown.
+#[inline(always)]
+fn is_idle(flow: &Flow, now: u32, proto: u8) -> bool {
+    let globals = maps::globals();
+    let limit = if proto == TCP || proto == SCTP { globals.tcp_idle } else { globals.udp_idle };
+    let last = if flow.seen > flow.replied { flow.seen } else { flow.replied };
+    limit != 0 && now.wrapping_sub(last) > limit
+}

@@ -1,0 +1,150 @@
+//! The maps of `backtrail_ebpf_common::maps`, and safe ways to read them.
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::macros::btf_map;
+use backtrail_ebpf_common::maps as layout;
+use backtrail_ebpf_common::maps::{
+    Counters, Flow, FlowKey4, FlowKey6, Fragment, FragmentKey, Globals, Iface, MacKey, Path, PortPrefix,
+    Prefix4, Prefix6,
+};
+use backtrail_ebpf_common::packet::Headers;
+
+/// Prefixes in each trie.
+const PREFIXES: usize = 16_384;
+
+#[btf_map(name = "rp_flows")]
+pub static FLOWS: LruHashMap<FlowKey4, Flow, { layout::FLOWS as usize }> = LruHashMap::new();
+#[btf_map(name = "rp_flows6")]
+pub static FLOWS6: LruHashMap<FlowKey6, Flow, { layout::FLOWS as usize }> = LruHashMap::new();
+#[btf_map(name = "rp_fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
+#[btf_map(name = "rp_paths")]
+static PATHS: Array<Path, { layout::PATHS as usize }> = Array::new();
+#[btf_map(name = "rp_counters")]
+static COUNTERS: PerCpuArray<Counters, { layout::SLOTS as usize }> = PerCpuArray::new();
+#[btf_map(name = "rp_ifaces")]
+static IFACES: Array<Iface, { layout::IFACES as usize }> = Array::new();
+#[btf_map(name = "rp_macs")]
+static MACS: HashMap<MacKey, u32, 4096> = HashMap::new();
+#[btf_map(name = "rp_vips")]
+pub static VIPS: LpmTrie<Prefix4, u32, PREFIXES> = LpmTrie::new();
+#[btf_map(name = "rp_vips6")]
+pub static VIPS6: LpmTrie<Prefix6, u32, PREFIXES> = LpmTrie::new();
+#[btf_map(name = "rp_never")]
+pub static NEVER: LpmTrie<Prefix4, u32, PREFIXES> = LpmTrie::new();
+#[btf_map(name = "rp_never6")]
+pub static NEVER6: LpmTrie<Prefix6, u32, PREFIXES> = LpmTrie::new();
+#[btf_map(name = "rp_ports")]
+static PORTS: LpmTrie<PortPrefix, u32, PREFIXES> = LpmTrie::new();
+#[btf_map(name = "rp_globals")]
+static GLOBALS: Array<Globals, 1> = Array::new();
+#[btf_map(name = "rp_schema")]
+static SCHEMA: Array<u32, 1> = Array::new();
+
+/// Where the slow parser leaves its result: 6.1 adds up the stacks of a call chain in units of 32 bytes, to 512. Private to
+/// a run of a program, for nothing preempts one on its CPU and runs another.
+#[btf_map(name = "rp_scratch")]
+static SCRATCH: PerCpuArray<Headers, 1> = PerCpuArray::new();
+
+/// This CPU's scratch memory.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Headers> {
+    let headers = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: map memory outlives the program, and is this run's alone. Zeros are a value of `Headers`.
+    Some(unsafe { &mut *headers })
+}
+
+/// Adds one to a counter of an interface.
+macro_rules! count {
+    ($slot:expr, $field:ident) => {
+        if let Some(counters) = $crate::maps::counters($slot) {
+            counters.$field += 1;
+        }
+    };
+}
+pub(crate) use count;
+
+/// This CPU's counters of an interface.
+#[inline(always)]
+pub fn counters(slot: u32) -> Option<&'static mut Counters> {
+    let counters = COUNTERS.get_ptr_mut(slot)?;
+    // SAFETY: map memory outlives the program; nobody else writes this CPU's copy while a program runs.
+    Some(unsafe { &mut *counters })
+}
+
+/// The interface, if the agent told of it.
+#[inline(always)]
+pub fn iface(ifindex: u32) -> Option<&'static Iface> {
+    for probe in 0..layout::IFACE_PROBES {
+        let iface = IFACES.get(layout::iface_index(ifindex, probe))?;
+        if iface.ifindex == ifindex {
+            return Some(iface);
+        }
+    }
+    None
+}
+
+/// The path of an id, if there is one.
+#[inline(always)]
+pub fn path(id: u32) -> Option<&'static Path> {
+    PATHS.get(id).filter(|path| path.ifindex != 0)
+}
+
+/// The path of a gateway, if it has this MAC.
+#[inline(always)]
+pub fn path_of_mac(key: &MacKey) -> Option<u32> {
+    // SAFETY: the value is copied at once.
+    unsafe { MACS.get(key) }.copied()
+}
+
+/// An LPM key whose data is aligned on the stack, as the verifier wants it: the prefix length comes before.
+#[repr(C, align(8))]
+struct Aligned<K> {
+    _gap: u32,
+    key: Key<K>,
+}
+
+/// The value of the longest prefix that covers `data`.
+#[inline(always)]
+pub fn longest<K: Copy, const N: usize>(trie: &LpmTrie<K, u32, N>, data: K) -> Option<u32> {
+    let key = Aligned { _gap: 0, key: Key::new(size_of::<K>() as u32 * 8, data) };
+    trie.get(&key.key).copied()
+}
+
+/// Whether a service port is excepted for a group.
+#[inline(always)]
+pub fn is_port_excepted(group: u32, port: u16) -> bool {
+    let data = PortPrefix { group, port: port.to_be_bytes(), reserved: [0; 2] };
+    longest(&PORTS, data).is_some()
+}
+
+/// Settings, zeros until the agent wrote them.
+#[inline(always)]
+pub fn globals() -> Globals {
+    match GLOBALS.get_ptr(0) {
+        // SAFETY: map memory outlives the program. Volatile: the generation is to be read here and now.
+        Some(globals) => unsafe { globals.read_volatile() },
+        None => Globals { generation: 0, features: 0, tcp_idle: 0, udp_idle: 0 },
+    }
+}
+
+/// See `backtrail_ebpf_common::maps::gate_shift`.
+#[unsafe(no_mangle)]
+static GATE_SHIFT: Global<u32> = Global::new(8);
+
+/// The period of about a second that this is, for comparison only: it wraps after 18 hours.
+#[inline(always)]
+pub fn gate() -> u16 {
+    // SAFETY: a helper without arguments.
+    (unsafe { helpers::bpf_jiffies64() } >> GATE_SHIFT.load()) as u16
+}
+
+/// The time in ticks. Linux 5.11.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    layout::ticks(unsafe { helpers::bpf_ktime_get_coarse_ns() })
+}

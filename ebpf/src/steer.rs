@@ -1,0 +1,119 @@
+//! The redirect of a packet to the path of its flow.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::bpf_redir_neigh;
+use aya_ebpf::helpers::generated as helpers;
+use backtrail_ebpf_common::maps::{
+    Flow, IFACE_TAGGED, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6, PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_UP,
+    Path,
+};
+use backtrail_ebpf_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Kind};
+
+use crate::family::FlowKey;
+use crate::maps::{self, count};
+use crate::packet::Packet;
+use crate::resolve::{self, Target};
+use crate::skb::Skb;
+use crate::{DROP, NEXT, mtu};
+
+/// `AF_INET`
+const AF_INET: u32 = 2;
+/// `AF_INET6`
+const AF_INET6: u32 = 10;
+
+/// The verdict on a packet whose flow has another path than this device.
+#[inline(never)]
+pub fn steer<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) -> i32 {
+    let Some(path) = maps::path(flow.path) else { return NEXT };
+    if path.ifindex == packet.iface.ifindex || path.zone != packet.iface.zone {
+        return NEXT;
+    }
+    let shadow = path.flags & PATH_FLAG_SHADOW != 0;
+    if path.state != PATH_UP {
+        if path.flags & PATH_FLAG_DROP != 0 && !shadow {
+            count!(path.slot, dropped);
+            return DROP;
+        }
+        count!(path.slot, path_down);
+        return NEXT;
+    }
+    if shadow {
+        count!(path.slot, would_steer);
+        return NEXT;
+    }
+    if mtu::is_exceeded(packet, path) {
+        return mtu::answer(packet, path);
+    }
+    resolve::refresh(packet, path, flow);
+    let target = resolve::target(path, flow);
+    if target.kind == NEXTHOP_NONE {
+        count!(path.slot, fib_misses);
+        return NEXT;
+    }
+    let Ok(verdict) = redirect(packet, path, flow, &target) else {
+        count!(path.slot, failed);
+        return NEXT;
+    };
+    let by_mac = target.kind == NEXTHOP_MAC;
+    flow.steered += 1;
+    if let Some(counters) = maps::counters(path.slot) {
+        counters.steered += 1;
+        counters.steered_mac += u64::from(by_mac);
+        counters.icmp_errors += u64::from(packet.kind == Kind::Error);
+    }
+    verdict
+}
+
+/// Sends the packet on by the path's interface. After an error the packet may carry an empty Ethernet header or
+/// have lost its VLAN tags: both come only from a lack of memory.
+#[inline(always)]
+fn redirect<K: FlowKey>(
+    packet: &Packet<'_, K>,
+    path: &Path,
+    flow: &Flow,
+    target: &Target,
+) -> Result<i32, ()> {
+    let Packet { skb, iface, .. } = packet;
+    if iface.l2_length == 0 {
+        skb.push_ethernet()?;
+    } else if iface.flags & IFACE_TAGGED != 0 {
+        untag(*skb)?;
+    }
+    if target.kind != NEXTHOP_MAC {
+        return Ok(to_neighbour(path.ifindex, target.kind, target.address));
+    }
+    if path.l2_length != 0 {
+        let ethertype = if K::FAMILY == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        skb.store(0, &flow.mac)?;
+        skb.store(6, &path.mac)?;
+        skb.store(12, &ethertype.to_be_bytes())?;
+    }
+    // SAFETY: a helper call with numbers.
+    Ok(unsafe { helpers::bpf_redirect(path.ifindex, 0) } as i32)
+}
+
+/// Redirects to a neighbour on a device; the kernel writes the L2 header and resolves the neighbour if it must.
+#[inline(always)]
+pub fn to_neighbour(ifindex: u32, kind: u16, address: &[u8; 16]) -> i32 {
+    let mut neighbour = MaybeUninit::<bpf_redir_neigh>::uninit();
+    // SAFETY: the struct is a u32 and sixteen bytes, all of them written here.
+    unsafe {
+        let fields = neighbour.as_mut_ptr();
+        (*fields).nh_family = if kind == NEXTHOP_V6 { AF_INET6 } else { AF_INET };
+        (&raw mut (*fields).__bindgen_anon_1).cast::<[u8; 16]>().write(*address);
+        helpers::bpf_redirect_neigh(ifindex, fields, size_of::<bpf_redir_neigh>() as i32, 0) as i32
+    }
+}
+
+/// Takes off up to two VLAN tags: the target device has its own.
+#[inline(always)]
+fn untag(skb: Skb) -> Result<(), ()> {
+    for _ in 0..2 {
+        let ethertype = skb.link(0, false).ethertype;
+        if skb.vlan_present() != 0 || ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+            skb.pop_vlan()?;
+        }
+    }
+    Ok(())
+}

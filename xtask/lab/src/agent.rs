@@ -1,0 +1,214 @@
+//! The agent as a process, driven through its command line alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::namespace::Namespace;
+use crate::process::{Process, output};
+
+/// How to start an agent.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// Manifests, as they stand in a file.
+    pub manifests: String,
+    /// Further arguments of `backtrail agent`.
+    pub arguments: Vec<String>,
+}
+
+/// An agent in a namespace, with a run folder, a state folder and a bpffs of its own. Killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    namespace: Namespace,
+    folder: PathBuf,
+    bpffs: PathBuf,
+    arguments: Vec<String>,
+    process: Option<Process>,
+    keep: bool,
+}
+
+impl Agent {
+    /// Prepares an agent without starting it: its manifests are written, the other commands can be run.
+    ///
+    /// # Errors
+    /// When its folders cannot be made or bpffs not be mounted.
+    pub fn prepare(lab: &Lab, namespace: &Namespace, binary: &Path, options: AgentOptions) -> Result<Self> {
+        let folder = lab.dir().join(format!("agent-{}", namespace.name()));
+        for name in ["run", "state"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        let agent = Self {
+            binary: binary.to_owned(),
+            namespace: namespace.clone(),
+            bpffs: lab.bpffs()?.join(format!("backtrail-{}", namespace.name())),
+            folder,
+            arguments: options.arguments,
+            process: None,
+            keep: lab.is_kept(),
+        };
+        agent.write_manifests(&options.manifests)?;
+        Ok(agent)
+    }
+
+    /// Starts an agent and waits for `backtrail ready`.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not become ready.
+    pub fn start(lab: &Lab, namespace: &Namespace, binary: &Path, options: AgentOptions) -> Result<Self> {
+        let mut agent = Self::prepare(lab, namespace, binary, options)?;
+        agent.run()?;
+        Ok(agent)
+    }
+
+    /// Starts the prepared or stopped agent and waits for `backtrail ready`.
+    ///
+    /// # Errors
+    /// With the end of its log, when it does not become ready.
+    pub fn run(&mut self) -> Result<()> {
+        let log = self.folder.join("agent.log");
+        let from = fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("agent")
+            .arg("--config")
+            .arg(self.config_path())
+            .args(self.folders())
+            .args(&self.arguments);
+        let mut process = self.namespace.spawn_logged("backtrail agent", &mut command, &log)?;
+        if self.keep {
+            process.detach();
+        }
+        let from = usize::try_from(from).context("length of the log")?;
+        process.wait_for_line("backtrail ready", from, Duration::from_secs(60))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn folders(&self) -> Vec<String> {
+        let text = |path: &Path| path.display().to_string();
+        vec![
+            "--run-dir".to_owned(),
+            text(&self.folder.join("run")),
+            "--state-dir".to_owned(),
+            text(&self.folder.join("state")),
+            "--bpffs".to_owned(),
+            text(&self.bpffs),
+        ]
+    }
+
+    /// Its manifest file.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("backtrail.yaml")
+    }
+
+    /// Its `--run-dir`.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// Its `--bpffs`.
+    #[must_use]
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Replaces its manifest file; a running agent sees that by itself.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_manifests(&self, yaml: &str) -> Result<()> {
+        // Renamed into place, as editors do: no reader sees half a file.
+        let new = self.folder.join("backtrail.yaml.new");
+        fs::write(&new, yaml).with_context(|| format!("cannot write {}", new.display()))?;
+        fs::rename(&new, self.config_path()).context("cannot replace the manifests")
+    }
+
+    /// Runs `backtrail ARGUMENTS… --run-dir …` in the namespace; returns what it prints, exit status 0 or 2.
+    ///
+    /// # Errors
+    /// With what it printed, when its exit status is another.
+    pub fn command(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--run-dir").arg(self.run_dir());
+        let out = self.namespace.enter(|| command.output())?.context("cannot start backtrail")?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        match out.status.code() {
+            Some(code @ (0 | 2)) => Ok((code, text)),
+            _ => anyhow::bail!("{command:?}: {}: {}{text}", out.status, String::from_utf8_lossy(&out.stderr)),
+        }
+    }
+
+    /// Like [`Agent::command`] with `-o json`, parsed.
+    ///
+    /// # Errors
+    /// When it fails or prints no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        let (_, text) = self.command(&all)?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("backtrail {arguments:?} printed no JSON: {text}"))
+    }
+
+    /// `backtrail cleanup`: removes all that the stopped agent owns.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn cleanup(&self) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.arg("cleanup").args(self.folders());
+        self.namespace.enter(|| output(&mut command))?
+    }
+
+    /// Everything that it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default()
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    /// When it was stopped.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the agent does not run")
+    }
+
+    /// SIGHUP: read the manifests again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn reload(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::SIGHUP)
+    }
+
+    /// SIGTERM, then waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end within 20 s.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let status = self.process()?.stop(Duration::from_secs(20))?;
+        self.process = None;
+        Ok(status)
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process()?.kill()?;
+        self.process = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask bench`: builds what is measured, and measures it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{cargo, tools};
+
+/// Arguments of `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Which benchmark, and its options: `routes --help`
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the benchmark; its exit status is the task's: 2 when a bar is not reached.
+pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
+    let told = |what: &str| args.arguments.iter().any(|argument| argument == what);
+    // What only talks needs no optimized agent, no tools, no root.
+    if ["--dry-run", "--help", "-h"].into_iter().any(told) {
+        let mut command = cargo::command();
+        command.args(["run", "--quiet", "-p", "backtrail-bench", "--"]).args(&args.arguments);
+        let status = command.status().context("cannot start cargo")?;
+        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    tools::install(tools::LAB)?;
+    tools::install(tools::TESTS)?;
+    cargo::build(&["-p", "backtrail", "-p", "backtrail-bench", "--release"])?;
+    let built = cargo::target_dir()?;
+    let mut command = tools::privileged(built.join("release/backtrail-bench"));
+    command.args(&args.arguments).arg("--agent").arg(built.join("release/backtrail"));
+    command.arg("--out").arg(built.join("bench"));
+    let status = command.status().context("cannot start the benchmark")?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}

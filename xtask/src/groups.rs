@@ -1,0 +1,78 @@
+//! The groups of tests.
+
+use anyhow::{Result, ensure};
+
+use crate::test::{Tally, counted};
+use crate::{cargo, crds, docs, ebpf, tools};
+
+/// Seconds that one test program may take.
+const LIMIT: &str = "1200";
+
+/// Format, lints, dependencies, unit tests, the BPF object, the documentation's commands.
+pub(crate) fn unit() -> Result<Tally> {
+    let mut tally = Tally::check("format", cargo_passes(&["fmt", "--all", "--check"]));
+    let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    tally += Tally::check("clippy", cargo_passes(&lints));
+    tally += dependencies();
+    tally += Tally::check("BPF object", ebpf::is_current());
+    tally += Tally::check("CRDs", crds_are_current());
+    tally += counted("unit", cargo::command().args(["test", "--quiet", "--workspace", "--no-fail-fast"]))?;
+    tally += docs::run()?;
+    Ok(tally)
+}
+
+fn crds_are_current() -> Result<()> {
+    ensure!(
+        crds::run(&crds::CrdsArgs { check: true })?,
+        "deploy/crds is not current: run `cargo xtask crds`"
+    );
+    Ok(())
+}
+
+fn cargo_passes(arguments: &[&str]) -> Result<()> {
+    println!("cargo {}", arguments.join(" "));
+    let status = cargo::command().args(arguments).status()?;
+    ensure!(status.success(), "cargo {} fails", arguments.join(" "));
+    Ok(())
+}
+
+/// Licences, sources and bans of dependencies, as `deny.toml` has them.
+fn dependencies() -> Tally {
+    let there = cargo::command().args(["deny", "--version"]).output().is_ok_and(|out| out.status.success());
+    if !there {
+        return Tally::skip("cargo deny", "not installed: cargo install --locked cargo-deny");
+    }
+    Tally::check("cargo deny", cargo_passes(&["deny", "check", "bans", "licenses", "sources"]))
+}
+
+/// That the committed BPF object is what the source says: rebuilt, compared, and its tests run on the fresh one.
+pub(crate) fn ebpf() -> Tally {
+    if let Err(error) = ebpf::obtain_toolchain() {
+        return Tally::skip("rebuilding the BPF object", &format!("{error:#}"));
+    }
+    Tally::check("rebuilding the BPF object", ebpf::is_reproducible())
+}
+
+/// A group that may have no tests yet: then one named skip.
+pub(crate) fn later(prefix: &str, why: &str) -> Result<Tally> {
+    let tally = privileged(prefix)?;
+    Ok(if tally == Tally::default() { Tally::skip(prefix.trim_end_matches('_'), why) } else { tally })
+}
+
+/// The ignored tests of all programs whose name starts with `prefix`, as root, in mount and pid namespaces of their own:
+/// whatever a killed test leaves goes with them.
+pub(crate) fn privileged(prefix: &str) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for binary in cargo::test_binaries(prefix)? {
+        println!("\n--- {} ---", binary.name);
+        let mut command = tools::privileged("timeout");
+        command
+            .args(["--signal=KILL", LIMIT])
+            .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(&binary.executable)
+            .args(["--ignored", "--test-threads=1", "--show-output"])
+            .current_dir(&binary.package);
+        tally += counted(&binary.name, &mut command)?;
+    }
+    Ok(tally)
+}
