@@ -45,6 +45,8 @@ pub(crate) struct Tally {
     pub(crate) skipped: u64,
     /// Names of what failed.
     pub(crate) failures: Vec<String>,
+    /// What the failed ones said, repeated at the end: logs are often kept by their end only.
+    pub(crate) reports: Vec<String>,
     /// What was skipped, and why.
     pub(crate) skips: Vec<String>,
 }
@@ -55,8 +57,9 @@ impl Tally {
         match result {
             Ok(()) => Self { passed: 1, ..Self::default() },
             Err(error) => {
-                println!("FAILED {name}: {error:#}");
-                Self { failed: 1, failures: vec![name.to_owned()], ..Self::default() }
+                let report = format!("FAILED {name}: {error:#}");
+                println!("{report}");
+                Self { failed: 1, failures: vec![name.to_owned()], reports: vec![report], ..Self::default() }
             }
         }
     }
@@ -74,6 +77,7 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.failures.extend(other.failures);
+        self.reports.extend(other.reports);
         self.skips.extend(other.skips);
     }
 }
@@ -115,6 +119,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
         summary.push(format!("{name:8} {tally}"));
         total += tally;
     }
+    for report in &total.reports {
+        println!("\n{report}");
+    }
     println!("\n=== summary ===");
     for line in &summary {
         println!("{line}");
@@ -137,27 +144,52 @@ pub(crate) fn counted(name: &str, command: &mut Command) -> Result<Tally> {
     let stdout = child.stdout.take().context("no output")?;
     for line in BufReader::new(stdout).lines() {
         let line = line.with_context(|| format!("cannot read what {name} prints"))?;
-        println!("{line}");
-        counter.line(name, &line);
+        if counter.line(name, &line) {
+            println!("{line}");
+        }
     }
     let status = child.wait()?;
-    let mut tally = counter.tally;
+    let mut tally = counter.end(name);
     if !status.success() && tally.failed == 0 {
         tally += Tally::check(name, Err(anyhow::anyhow!("{status}")));
     }
     Ok(tally)
 }
 
+/// Lines that are kept of what the failed tests of one program say.
+const REPORT: usize = 400;
+
+/// Where libtest is in what it prints at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Section {
+    #[default]
+    Running,
+    Successes,
+    Failures,
+}
+
 /// Reads what libtest prints.
 #[derive(Debug, Default)]
 pub(crate) struct Counter {
-    pub(crate) tally: Tally,
+    tally: Tally,
+    section: Section,
     skipped_here: u64,
+    report: Vec<String>,
 }
 
 impl Counter {
     /// Takes one line: a result, a failed test, or `SKIPPED …` of a test that passes because something is missing.
-    pub(crate) fn line(&mut self, name: &str, line: &str) {
+    /// Whether people should see it: what passing tests say is left out.
+    pub(crate) fn line(&mut self, name: &str, line: &str) -> bool {
+        self.section = match line {
+            "successes:" => Section::Successes,
+            "failures:" => Section::Failures,
+            line if line.starts_with("test result: ") || line.starts_with("running ") => Section::Running,
+            _ => self.section,
+        };
+        if self.section == Section::Failures && self.report.len() < REPORT {
+            self.report.push(line.to_owned());
+        }
         if let Some(what) = line.strip_prefix("SKIPPED ") {
             self.skipped_here += 1;
             self.tally.skips.push(what.to_owned());
@@ -177,6 +209,15 @@ impl Counter {
             self.tally.failed += count(" failed");
             self.tally.skipped += skipped;
         }
+        self.section != Section::Successes || line.starts_with("SKIPPED ")
+    }
+
+    /// What became of all tests, once the program has ended.
+    pub(crate) fn end(mut self, name: &str) -> Tally {
+        if !self.report.is_empty() {
+            self.tally.reports.push(format!("--- {name} ---\n{}", self.report.join("\n")));
+        }
+        self.tally
     }
 }
 

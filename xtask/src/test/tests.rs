@@ -5,7 +5,7 @@ fn counted(lines: &str) -> Tally {
     for line in lines.lines() {
         counter.line("agent", line);
     }
-    counter.tally
+    counter.end("agent")
 }
 
 #[test]
@@ -32,4 +32,24 @@ fn a_test_that_says_skipped_is_not_passed() {
 fn a_program_that_dies_without_a_result_is_a_failure() {
     let tally = super::counted("dies", Command::new("sh").args(["-c", "exit 3"])).expect("sh");
     assert_eq!((tally.passed, tally.failed), (0, 1));
+}
+
+#[test]
+fn what_failed_tests_say_is_kept_and_what_passing_ones_say_is_not_shown() {
+    let mut counter = Counter::default();
+    let lines = [
+        ("running 2 tests", true),
+        ("test a ... ok", true),
+        ("test b ... FAILED", true),
+        ("successes:", false),
+        ("a long story", false),
+        ("SKIPPED c: no kernel", true),
+        ("failures:", true),
+        ("b: left 1, right 2", true),
+        ("test result: FAILED. 1 passed; 1 failed; 0 ignored", true),
+    ];
+    for (line, shown) in lines {
+        assert_eq!(counter.line("agent", line), shown, "{line}");
+    }
+    assert_eq!(counter.end("agent").reports, ["--- agent ---\nfailures:\nb: left 1, right 2"]);
 }

@@ -40,8 +40,9 @@ pub(super) fn run(label: &str, kernel: &Files, image: &[u8], jobs: &[Job]) -> Re
     for line in BufReader::new(stdout).split(b'\n') {
         let line = String::from_utf8_lossy(&line.context("cannot read the console")?).into_owned();
         let line = line.trim_end_matches('\r');
-        println!("{line}");
-        console.line(line);
+        if console.line(line) {
+            println!("{line}");
+        }
     }
     let status = child.wait()?;
     Ok(console.verdict(jobs.iter().map(|job| job.test.name.as_str()), status.code()))
@@ -68,7 +69,8 @@ impl Console {
         }
     }
 
-    fn line(&mut self, line: &str) {
+    /// Takes one line; whether people should see it.
+    fn line(&mut self, line: &str) -> bool {
         let Some(marked) = line.strip_prefix(MARK) else {
             let name = self.label.clone();
             return self.counter.line(&name, line);
@@ -78,11 +80,12 @@ impl Console {
             ["result", failed] => self.result = failed.parse().ok(),
             _ => {}
         }
+        true
     }
 
     /// A test program has ended: one that fails without a failed test, or passes without any test, is a failure too.
     fn end(&mut self, name: &str, passed: bool) {
-        let tally = std::mem::take(&mut self.counter).tally;
+        let tally = std::mem::take(&mut self.counter).end(name);
         let counted = tally.passed + tally.failed + tally.skipped > 0;
         if passed != (tally.failed == 0) || !counted {
             self.fail(name, "its exit status and its tests do not agree, or it has run none");
