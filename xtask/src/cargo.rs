@@ -37,6 +37,12 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(PathBuf::from(path.context("cargo metadata names no target directory")?))
 }
 
+/// This program, built anew: a build of the workspace may have replaced the file that this process was started from.
+pub(crate) fn xtask() -> Result<PathBuf> {
+    build(&["--quiet", "--package", "xtask"])?;
+    Ok(target_dir()?.join("debug/xtask"))
+}
+
 /// Names of the integration tests that start with `prefix`.
 fn test_targets(prefix: &str) -> Result<Vec<String>> {
     let metadata = metadata()?;

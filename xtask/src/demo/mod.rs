@@ -74,8 +74,6 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     if args.dry_run {
         return Ok(true);
     }
-    let mut privileged = tools::privileged(std::env::current_exe().context("where is this program?")?);
-    privileged.arg("demo");
     tools::install(tools::LAB)?;
     if args.frr != Frr::Distribution {
         tools::install(tools::TESTS)?;
@@ -83,6 +81,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     println!("building the agent");
     cargo::build(&["-p", "backtrail"])?;
     let agent = cargo::target_dir()?.join("debug/backtrail");
+    let mut privileged = tools::privileged(cargo::xtask()?);
+    privileged.arg("demo");
     if args.keep {
         privileged.arg("--keep");
     }

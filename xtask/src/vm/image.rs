@@ -13,7 +13,7 @@ use super::Job;
 use super::cpio::Archive;
 use super::guest::{MODULES, TESTS};
 use super::kernel::Files;
-use crate::tools;
+use crate::{cargo, tools};
 
 /// Programs that tests call, each with what the guest calls it by.
 const PROGRAMS: &[&str] = &[
@@ -56,7 +56,7 @@ pub(super) fn build(kernel: &Files, jobs: &[Job], agent: &Path) -> Result<Vec<u8
     for path in SETTINGS {
         image.settings(Path::new(path))?;
     }
-    image.program(Path::new("/init"), &std::env::current_exe()?)?;
+    image.program(Path::new("/init"), &cargo::xtask()?)?;
     for name in PROGRAMS {
         match tools::find(name) {
             Some(path) => image.program(&Path::new("/bin").join(name), &path)?,
