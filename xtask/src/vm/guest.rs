@@ -19,13 +19,12 @@ pub(super) const MARK: &str = "vm-guest:";
 /// How many times longer than elsewhere tests wait in an emulated machine.
 const PATIENCE: &str = "5";
 
-/// Type and place of what is mounted.
+/// Type and place of what is mounted. Not `/tmp`: the tests may come from a checkout below it.
 const MOUNTS: &[(&str, &str)] = &[
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
     ("tmpfs", "/run"),
-    ("tmpfs", "/tmp"),
     ("bpf", "/sys/fs/bpf"),
     ("cgroup2", "/sys/fs/cgroup"),
 ];
@@ -46,7 +45,10 @@ pub(crate) fn run() -> Result<bool> {
         println!("{MARK} begin {name}");
         let mut command = Command::new(program);
         command.args(arguments.split(' ')).current_dir(folder).env("BACKTRAIL_PATIENCE", PATIENCE);
-        let status = command.status();
+        let status = command.status().with_context(|| format!("cannot start {program}"));
+        if let Err(error) = &status {
+            println!("{error:#}");
+        }
         let passed = status.is_ok_and(|status| status.success());
         failed += u8::from(!passed);
         println!("{MARK} end {name} {passed}");
