@@ -49,6 +49,9 @@ pub struct Dirs {
     /// Directory on a bpffs for pinned programs, links and maps
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/backtrail")]
     pub bpffs: PathBuf,
+    /// Where sysctls are written: in a container /proc/sys is read-only, and the host's `net` is mounted below another
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys")]
+    pub sysctls: PathBuf,
 }
 
 /// Form of the log.
@@ -93,6 +96,7 @@ impl AgentArgs {
             run_dir: absolute("--run-dir", &global.run_dir)?,
             state_dir: absolute("--state-dir", &self.dirs.state_dir)?,
             bpffs: absolute("--bpffs", &self.dirs.bpffs)?,
+            sysctls: absolute("--sysctls", &self.dirs.sysctls)?,
             fpm_listen: self.fpm_listen,
             metrics_listen: self.metrics_listen,
             node_name: node_name(self.node_name)?,

@@ -13,6 +13,7 @@ use anyhow::bail;
 use clap::Args;
 use rustc_hash::FxBuildHasher;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::agent::Dirs;
 use super::output::{self, Format};
@@ -41,6 +42,9 @@ pub struct CleanupArgs {
     /// Clean up although an agent runs; it will put back what it is asked for
     #[arg(long)]
     force: bool,
+    /// When done, wait for SIGTERM: a DaemonSet's containers must not end
+    #[arg(long)]
+    wait: bool,
 }
 
 /// What was done.
@@ -90,7 +94,7 @@ pub(super) fn cleanup(global: &Global, args: &CleanupArgs, out: &mut dyn Write) 
         Err(error) => report.failures.push(error.to_string()),
     }
     block_on(kernel(&Owned::read(&args.dirs.state_dir), &mut report))??;
-    sysctls(&args.dirs.state_dir, &mut report);
+    sysctls(&args.dirs, &mut report);
     if report.failures.is_empty() {
         state(&args.dirs.state_dir, &mut report);
     }
@@ -103,7 +107,22 @@ pub(super) fn cleanup(global: &Global, args: &CleanupArgs, out: &mut dyn Write) 
     if report.failed > 0 {
         bail!("{} things could not be removed", report.failed);
     }
+    if args.wait {
+        out.flush()?;
+        block_on(terminated())??;
+    }
     Ok(Outcome::Ok)
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn terminated() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 /// Rules first: from then on nothing is looked up in our tables. Then routes, then the nexthops that they used (the
@@ -172,11 +191,11 @@ async fn routes(owned: &Owned, report: &mut Report) -> Result<(), KernelError> {
 }
 
 /// Puts sysctls back to what they were before any agent, and forgets them.
-fn sysctls(state_dir: &Path, report: &mut Report) {
-    if !state_dir.is_dir() {
+fn sysctls(dirs: &Dirs, report: &mut Report) {
+    if !dirs.state_dir.is_dir() {
         return;
     }
-    match Sysctls::open(state_dir) {
+    match Sysctls::open_at(&dirs.sysctls, &dirs.state_dir) {
         Ok(mut sysctls) => {
             let changed = sysctls.recorded().count();
             if let Err(error) = sysctls.restore_all() {

@@ -251,7 +251,7 @@ impl Agent {
         observed.reset(observe::links().await?, observe::neighbours().await?);
         let environment = Environment::new(
             Actions::open(config.route_protocol)?,
-            Sysctls::open(&options.state_dir)?,
+            Sysctls::open_at(&options.sysctls, &options.state_dir)?,
             config.route_protocol,
         );
         let engine = Engine::new(&config, now, persisted.synced_pid());

@@ -15,6 +15,8 @@ pub struct AgentOptions {
     pub state_dir: PathBuf,
     /// Directory of pins.
     pub bpffs: PathBuf,
+    /// Where sysctls are written: `/proc/sys`, or a folder that shows its `net` where that is read-only.
+    pub sysctls: PathBuf,
     /// Goes before `DataplaneConfig.spec.fpm.listen`.
     pub fpm_listen: Option<SocketAddr>,
     /// Where metrics are served.

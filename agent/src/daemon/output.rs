@@ -37,6 +37,7 @@ impl Agent {
         let passed = surveyed && self.metrics.reconcile.passes.get() > 0 && self.settle_at.is_none();
         if !self.ready && passed && self.engine.is_idle() {
             self.ready = true;
+            self.metrics.status.ready.set(1);
             tracing::info!(target: READY, "backtrail ready");
         }
     }

@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::intent;
 use crate::intent::types::Vrf;
-use crate::metrics::{self, Kind, Metrics, Operation, Reason, ReloadResult, Table};
+use crate::metrics::{self, Condition, Kind, Metrics, Operation, Reason, ReloadResult, Table};
 use crate::model::ops::{BatchDone, RouteOp};
 use crate::reconcile::{Counts, FeedState, TableCounts};
 use crate::status::reason::{self, condition};
@@ -269,6 +269,12 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     let now = jiff::Timestamp::now();
     let all = [(condition::READY, ready), (condition::DEGRADED, degraded)];
     for (kind, verdict) in all.into_iter().chain(parts).chain(negative) {
+        agent
+            .metrics
+            .status
+            .conditions
+            .get_or_create(&Condition { condition: kind })
+            .set(verdict.holds.into());
         agent.conditions.set(now, kind, verdict.holds, verdict.reason, &verdict.message);
     }
 }

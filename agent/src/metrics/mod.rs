@@ -51,6 +51,8 @@ word_label! {
     Cause { cause }
     /// Label `result`: `ok` or `error`.
     ReloadResult { result }
+    /// Label `condition`: a condition of `docs/cli.md`.
+    Condition { condition }
 }
 
 /// Labels of a kernel operation.
@@ -221,6 +223,14 @@ stage! {
     }
 }
 
+stage! {
+    /// What the agent says of itself.
+    Status {
+        ready: Gauge = "status_ready", "1 once the first pass over the kernel has ended, else 0; `/readyz` says the same";
+        conditions: Family<Condition, Gauge> = "status_condition", "1 where the condition is True, else 0";
+    }
+}
+
 /// All metrics of the agent.
 #[derive(Debug)]
 pub struct Metrics {
@@ -238,6 +248,8 @@ pub struct Metrics {
     pub steering: Steering,
     /// Manifests.
     pub config: Config,
+    /// What the agent says of itself.
+    pub status: Status,
     registry: Registry,
 }
 
@@ -253,6 +265,7 @@ impl Default for Metrics {
             kernel: Kernel::register(&mut registry),
             steering: Steering::register(&mut registry),
             config: Config::register(&mut registry),
+            status: Status::register(&mut registry),
             registry,
         }
     }
@@ -280,6 +293,7 @@ pub fn listed() -> Vec<Listed> {
         Kernel::LISTED,
         Steering::LISTED,
         Config::LISTED,
+        Status::LISTED,
         process::LISTED,
     ]
     .concat()

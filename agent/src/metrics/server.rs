@@ -1,6 +1,7 @@
 //! A scrape endpoint: the little of HTTP/1.1 (RFC 9112) that Prometheus needs.
 //!
-//! `GET /metrics` gets the page, `GET /healthz` gets `ok`; one request a connection. Anything else gets an error.
+//! `GET /metrics` gets the page, `GET /healthz` gets `ok` from an agent that works through its events, `GET /readyz` gets 503
+//! until its first pass over the kernel has ended; one request a connection. Anything else gets an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +90,10 @@ fn answer(head: &[u8], metrics: &Metrics) -> (&'static str, &'static str, String
     match target.split(|byte| *byte == b'?').next().unwrap_or_default() {
         b"/metrics" => ("200 OK", OPENMETRICS, metrics.encode()),
         b"/healthz" => ("200 OK", TEXT, "ok\n".to_owned()),
+        b"/readyz" if metrics.status.ready.get() == 1 => ("200 OK", TEXT, "ok\n".to_owned()),
+        b"/readyz" => {
+            ("503 Service Unavailable", TEXT, "the first pass over the kernel has not ended\n".to_owned())
+        }
         _ => ("404 Not Found", TEXT, "metrics are at /metrics\n".to_owned()),
     }
 }

@@ -118,6 +118,16 @@ fn other_requests_get_their_status() {
 }
 
 #[test]
+fn an_agent_is_ready_after_its_first_pass() {
+    let request: &[u8] = b"GET /readyz HTTP/1.1\r\n\r\n";
+    let metrics = Metrics::default();
+    assert!(ask(&[request], metrics).remove(0).starts_with("HTTP/1.1 503 "));
+    let metrics = Metrics::default();
+    metrics.status.ready.set(1);
+    assert!(ask(&[request], metrics).remove(0).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
 fn the_manual_lists_exactly_the_events_of_the_programs() {
     let manual = include_str!("../../../docs/metrics.md");
     let (_, section) = manual.split_once("## Steering events\n").unwrap();
