@@ -5,6 +5,7 @@
 //! run on blocking threads.
 
 mod answer;
+mod backoff;
 mod environment;
 mod events;
 mod manifests;
@@ -58,7 +59,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 const SURVEY_EVERY: Duration = Duration::from_millis(500);
 /// Idle flows are forgotten this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
-/// What failed is tried again this often: the FPM address taken, bpffs not mounted, a rule refused.
+/// What failed is tried again this often: the FPM address taken, a rule refused.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Conditions and metrics are brought up to date this often, if nobody asks for them.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
@@ -176,6 +177,10 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
                 }
             }
             Some(report) = reports.recv() => agent.on_report(report),
+            opened = agent.steering.opening() => {
+                agent.steering.opened(opened, Instant::now());
+                agent.todo.steering = true;
+            }
             Some(call) = calls.recv() => agent.on_call(call),
             Some(()) = changes.recv() => agent.reload("manifests changed"),
             _ = signals.hangup.recv() => agent.reload("SIGHUP"),

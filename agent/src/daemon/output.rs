@@ -34,7 +34,10 @@ impl Agent {
         self.start_survey(now);
         // Without a return path or an observed table there is nothing to survey.
         let surveyed = self.survey.is_some() || !(self.todo.survey || self.surveying);
-        let passed = surveyed && self.metrics.reconcile.passes.get() > 0 && self.settle_at.is_none();
+        let passed = surveyed
+            && self.metrics.reconcile.passes.get() > 0
+            && self.settle_at.is_none()
+            && !self.steering.is_opening();
         if !self.ready && passed && self.engine.is_idle() {
             self.ready = true;
             self.metrics.status.ready.set(1);

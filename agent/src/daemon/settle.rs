@@ -12,7 +12,8 @@ use crate::status::reason;
 impl Agent {
     pub(super) fn deadline(&self) -> Instant {
         let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
-        for at in [self.engine.deadline(), self.settle_at] {
+        let steering = self.steering.retry_at().filter(|_| !self.todo.steering);
+        for at in [self.engine.deadline(), self.settle_at, steering] {
             next = at.map_or(next, |at| next.min(at));
         }
         if self.todo.survey && !self.surveying {
@@ -40,10 +41,9 @@ impl Agent {
         if now >= self.next_retry {
             self.next_retry = now + RETRY_EVERY;
             self.listen_fpm();
-            let failed = self.steering.trouble().is_some() || !self.environment.failures.is_empty();
-            self.todo.environment |= failed;
-            self.todo.steering |= failed;
+            self.todo.environment |= !self.environment.failures.is_empty();
         }
+        self.todo.steering |= self.steering.retry_at().is_some_and(|at| now >= at);
     }
 
     /// Plans and applies what events made necessary, once they pause for a moment.
@@ -65,7 +65,7 @@ impl Agent {
             self.replan(now);
         }
         self.apply_environment().await;
-        self.steering.apply(&self.steering_plan);
+        self.steering.apply(&self.steering_plan, now);
     }
 
     pub(super) fn plan_steering(&mut self) {

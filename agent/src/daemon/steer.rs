@@ -1,11 +1,17 @@
 //! The steering edge as the daemon holds it: opened when wanted, tried again when it fails, shown in the status.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use backtrail_ebpf_common::OBJECT;
 use backtrail_ebpf_common::maps::Counters;
+use tokio::sync::oneshot;
 
+use super::backoff::Backoff;
 use super::observed::Observed;
 use crate::api::{
     MapStatus, ProgramStatus, ReturnPathState, SteeredInterfaceStatus, SteeringCounters,
@@ -14,6 +20,7 @@ use crate::api::{
 use crate::control::{FlowOrigin, FlowRow, Page, PageRequest};
 use crate::metrics::{self, Interface, Map, Metrics, SteeringEvent};
 use crate::plan::steering::{SteeredInterface, SteeringPlan};
+use crate::status::reason;
 use crate::steering::{
     Attachment, Direction, Features, FlowEntry, Hook, Steering, SteeringError, SteeringOptions,
     SteeringStatus, named,
@@ -24,6 +31,11 @@ const EXPIRY_BUDGET: u32 = 65_536;
 /// Gateways listed for each interface.
 const MAX_GATEWAYS: usize = 32;
 
+/// First delay after which a refused object, or what could not be attached, is tried again.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+/// Longest such delay: a refused program keeps a CPU busy for seconds, and most likely is refused again.
+const RETRY_LONGEST: Duration = Duration::from_secs(300);
+
 /// Why steering is not, or not wholly, in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -31,77 +43,154 @@ pub(super) struct Trouble {
     pub(super) message: String,
 }
 
-/// The edge, where it is open.
+/// What loading the object came to.
+pub(super) type Opened = Result<Steering, SteeringError>;
+/// Loads the object. Blocking: the verifier takes its time, on slow machines many seconds.
+type Open = fn(&Path, SteeringOptions) -> Opened;
+
+/// The edge, if it is open.
+enum Edge {
+    Closed,
+    /// A thread of its own loads the object.
+    Opening(oneshot::Receiver<Opened>),
+    Open(Box<Steering>),
+}
+
+/// The edge as the daemon holds it.
 pub(super) struct Steerer {
     bpffs: PathBuf,
-    edge: Option<Steering>,
+    open: Open,
+    edge: Edge,
+    backoff: Backoff,
     trouble: Option<Trouble>,
+    /// The plan that failed last: it is not tried again before its time; another one is, at once.
+    failed: Option<SteeringPlan>,
 }
 
 impl Steerer {
     pub(super) fn new(bpffs: &Path) -> Self {
-        Self { bpffs: bpffs.to_owned(), edge: None, trouble: None }
+        Self::with(bpffs, |bpffs, options| Steering::open(bpffs, OBJECT, options))
+    }
+
+    fn with(bpffs: &Path, open: Open) -> Self {
+        Self {
+            bpffs: bpffs.to_owned(),
+            open,
+            edge: Edge::Closed,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST),
+            trouble: None,
+            failed: None,
+        }
     }
 
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
     }
 
-    /// Brings programs and maps to the plan. Without a `ReturnPath` nothing is opened, unless an earlier agent left
-    /// pins, which then go.
-    pub(super) fn apply(&mut self, plan: &SteeringPlan) {
-        if self.edge.is_none() {
-            if plan.interfaces.is_empty() && !self.has_pins() {
+    /// When what failed is due to be tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.backoff.due().filter(|_| !self.is_opening())
+    }
+
+    /// Whether the object is being loaded.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.edge, Edge::Opening(_))
+    }
+
+    /// The end of loading; never, while nothing is being loaded. To be handed to [`Self::opened`].
+    pub(super) async fn opening(&mut self) -> Option<Opened> {
+        match &mut self.edge {
+            // The thread has panicked if it went without a word.
+            Edge::Opening(opening) => opening.await.ok(),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Takes what was loaded; [`Self::apply`] puts it to use.
+    pub(super) fn opened(&mut self, opened: Option<Opened>, now: Instant) {
+        self.edge = Edge::Closed;
+        match opened {
+            Some(Ok(edge)) => {
+                self.edge = Edge::Open(Box::new(edge));
+                self.backoff.succeeded();
+            }
+            Some(Err(error)) => self.failed(error.reason(), &error.to_string(), now),
+            None => self.failed(reason::LOAD_FAILED, "loading the BPF object ended without a result", now),
+        }
+    }
+
+    /// Brings programs and maps to the plan; where the object is not loaded yet, has a thread of its own load it first.
+    /// Without a `ReturnPath` nothing is loaded, unless an earlier agent left pins, which then go.
+    pub(super) fn apply(&mut self, plan: &SteeringPlan, now: Instant) {
+        match &mut self.edge {
+            Edge::Opening(_) => {}
+            Edge::Closed if plan.interfaces.is_empty() && !has_pins(&self.bpffs) => {
                 self.trouble = None;
-                return;
+                self.backoff.succeeded();
             }
-            let options =
-                SteeringOptions { flow_entries: plan.flows.max_entries, ..SteeringOptions::default() };
-            match Steering::open(&self.bpffs, OBJECT, options) {
-                Ok(edge) => self.edge = Some(edge),
-                Err(error) => return self.failed(&error),
+            Edge::Closed if self.backoff.is_due(now) => {
+                let options =
+                    SteeringOptions { flow_entries: plan.flows.max_entries, ..SteeringOptions::default() };
+                let (open, bpffs) = (self.open, self.bpffs.clone());
+                let (done, opening) = oneshot::channel();
+                tokio::task::spawn_blocking(move || drop(done.send(open(&bpffs, options))));
+                self.edge = Edge::Opening(opening);
             }
-        }
-        let Some(edge) = &mut self.edge else { return };
-        let report = edge.apply(plan);
-        if !report.is_unchanged() {
-            tracing::info!(
-                attached = report.attached,
-                detached = report.detached,
-                writes = report.writes,
-                problems = report.problems.len(),
-                "steering changed"
-            );
-        }
-        match report.problems.first() {
-            None => self.trouble = None,
-            Some(error) => self.failed(error),
+            Edge::Closed => {}
+            Edge::Open(_) if !self.backoff.is_due(now) && self.failed.as_ref() == Some(plan) => {}
+            Edge::Open(edge) => {
+                let report = edge.apply(plan);
+                if !report.is_unchanged() {
+                    tracing::info!(
+                        attached = report.attached,
+                        detached = report.detached,
+                        writes = report.writes,
+                        problems = report.problems.len(),
+                        "steering changed"
+                    );
+                }
+                match report.problems.first() {
+                    None => {
+                        self.trouble = None;
+                        self.failed = None;
+                        self.backoff.succeeded();
+                    }
+                    Some(error) => {
+                        self.failed = Some(plan.clone());
+                        self.failed(error.reason(), &error.to_string(), now);
+                    }
+                }
+            }
         }
     }
 
-    fn failed(&mut self, error: &SteeringError) {
-        let trouble = Trouble { reason: error.reason(), message: error.to_string() };
+    fn failed(&mut self, reason: &'static str, error: &str, now: Instant) {
+        let delay = self.backoff.failed(now).as_secs();
         // The same failure comes back with every retry: it is news once.
-        if self.trouble.as_ref() != Some(&trouble) {
-            tracing::error!(%error, "return-path steering is not wholly in force; routes and rules are");
+        if self.trouble.as_ref().is_none_or(|known| !known.message.starts_with(error)) {
+            tracing::error!(error, "return-path steering is not wholly in force; routes and rules are");
         }
-        self.trouble = Some(trouble);
+        self.trouble = Some(Trouble { reason, message: format!("{error}; tried again after {delay} s") });
     }
 
-    fn has_pins(&self) -> bool {
-        std::fs::read_dir(&self.bpffs).is_ok_and(|mut entries| entries.next().is_some())
+    fn edge(&self) -> Option<&Steering> {
+        if let Edge::Open(edge) = &self.edge { Some(edge) } else { None }
+    }
+
+    fn edge_mut(&mut self) -> Option<&mut Steering> {
+        if let Edge::Open(edge) = &mut self.edge { Some(edge) } else { None }
     }
 
     /// Voids cached nexthops after routes or neighbours changed.
     pub(super) fn routes_changed(&mut self) {
-        if let Some(Err(error)) = self.edge.as_mut().map(Steering::bump_generation) {
+        if let Some(Err(error)) = self.edge_mut().map(Steering::bump_generation) {
             tracing::warn!(%error, "cached nexthops stay up to a second longer");
         }
     }
 
     /// Forgets idle flows.
     pub(super) fn expire(&mut self) {
-        if let Some(Err(error)) = self.edge.as_mut().map(|edge| edge.expire(EXPIRY_BUDGET)) {
+        if let Some(Err(error)) = self.edge_mut().map(|edge| edge.expire(EXPIRY_BUDGET)) {
             tracing::warn!(%error, "idle flows are not forgotten");
         }
     }
@@ -115,7 +204,7 @@ impl Steerer {
         page: PageRequest,
         observed: &Observed,
     ) -> Result<Page<FlowRow>, SteeringError> {
-        let Some(edge) = &self.edge else { return Ok(Page { rows: Vec::new(), total: 0, next: None }) };
+        let Some(edge) = self.edge() else { return Ok(Page { rows: Vec::new(), total: 0, next: None }) };
         let found = edge.flows(page.cursor, page.limit)?;
         let rows: Vec<FlowRow> = found.flows.iter().map(|flow| row(flow, observed)).collect();
         let total = if page.cursor == 0 && found.next.is_none() { rows.len() as u64 } else { self.entries() };
@@ -123,13 +212,13 @@ impl Steerer {
     }
 
     fn entries(&self) -> u64 {
-        let maps = self.edge.as_ref().and_then(|edge| edge.report().ok()).map(|status| status.maps);
+        let maps = self.edge().and_then(|edge| edge.report().ok()).map(|status| status.maps);
         let flows = maps.into_iter().flatten().filter(|map| map.name.starts_with("rp_flows"));
         flows.filter_map(|map| map.entries).sum()
     }
 
     pub(super) fn features(&self) -> BTreeMap<String, bool> {
-        let Some(Ok(status)) = self.edge.as_ref().map(Steering::report) else { return BTreeMap::new() };
+        let Some(Ok(status)) = self.edge().map(Steering::report) else { return BTreeMap::new() };
         let Features { tcx, fib_lookup_tbid } = status.features;
         BTreeMap::from([("tcx".to_owned(), tcx), ("fibLookupTbid".to_owned(), fib_lookup_tbid)])
     }
@@ -141,7 +230,7 @@ impl Steerer {
         observed: &Observed,
         metrics: &Metrics,
     ) -> ReturnPathState {
-        let Some(edge) = &self.edge else { return ReturnPathState::default() };
+        let Some(edge) = self.edge() else { return ReturnPathState::default() };
         let (status, counters) = match (edge.report(), edge.counters()) {
             (Ok(status), Ok(counters)) => (status, counters),
             (Err(error), _) | (_, Err(error)) => {
@@ -160,6 +249,10 @@ impl Steerer {
             maps: status.maps.iter().map(map).collect(),
         }
     }
+}
+
+fn has_pins(bpffs: &Path) -> bool {
+    std::fs::read_dir(bpffs).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn row(flow: &FlowEntry, observed: &Observed) -> FlowRow {

@@ -359,3 +359,46 @@ fn ours_is_the_first_program_and_says_when_it_is_not() -> Result<()> {
     ensure!(before(&lab)?.contains(&Some(1)), "{:?}", before(&lab)?);
     Ok(())
 }
+
+/// Programs that the verifier refuses: an error that says which, nothing pinned, and what runs goes on.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_refused_object_changes_nothing() -> Result<()> {
+    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    let mut bad = OBJECT.to_vec();
+    for instruction in bad.chunks_exact_mut(EXIT.len()).filter(|chunk| **chunk == EXIT) {
+        // No such instruction exists.
+        instruction.fill(0xff);
+    }
+    ensure!(bad != OBJECT, "the object has no program");
+    let bad: &'static [u8] = bad.leak();
+    let mut lab = Topology::new("refused")?;
+    let open =
+        |lab: &Topology| lab.node.enter(|| Steering::open(&lab.bpffs, bad, SteeringOptions::default()));
+    let refusal = |lab: &Topology| -> Result<String> {
+        match open(lab)? {
+            Err(error @ SteeringError::Program { .. }) => {
+                ensure!(error.reason() == "LoadFailed");
+                Ok(error.to_string())
+            }
+            Err(error) => Err(error.into()),
+            Ok(_) => anyhow::bail!("it was loaded"),
+        }
+    };
+    ensure!(refusal(&lab)?.contains("the kernel refused the program"));
+    ensure!(attachments_of(&pins(&lab.bpffs)?).is_empty(), "{:?}", pins(&lab.bpffs)?);
+    lab.apply()?;
+    let before = (attachments(&lab)?, pins(&lab.bpffs)?);
+    let flow = steady_flow(&lab)?;
+    refusal(&lab)?;
+    more_answers(&flow)?;
+    ensure!((attachments(&lab)?, pins(&lab.bpffs)?) == before, "programs and pins stay");
+    let report = flow.stop();
+    ensure!(report.lost == 0, "{report:?}");
+    Ok(())
+}
+
+/// Names of pins that stand for attached programs: all but maps.
+fn attachments_of(pins: &[String]) -> Vec<&String> {
+    pins.iter().filter(|name| !name.starts_with("rp_")).collect()
+}
