@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::text::{Cidr, ListenAddress};
+use super::text::{Address, Cidr, ListenAddress, Span};
 
 /// Settings of the agent on every node, and the ceiling of all other objects. One object, named `default`; without it all defaults apply.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -36,6 +36,95 @@ pub struct DataplaneConfigSpec {
     /// Limits that no other object lifts.
     #[serde(default)]
     pub guardrails: Guardrails,
+    /// Whether changes are written, and how a change of the configuration is tried.
+    #[serde(default)]
+    pub apply: Apply,
+}
+
+/// Annotation that freezes all writing on every node until it is removed: `true`, or the reason in words. `false` is as if it were not there.
+pub const PAUSED: &str = "backtrail.dev/paused";
+
+/// Whether changes are written, and how a change of the configuration is tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Apply {
+    /// Enforce writes what is decided; DryRun learns, computes and shows, and writes nothing to the kernel.
+    #[serde(default)]
+    pub mode: ApplyMode,
+    /// What must be reachable after each change of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub probes: Vec<Probe>,
+    /// When a probe fails, put the former configuration in force again; the new one is not tried before it is edited.
+    #[serde(default = "Apply::default_rollback")]
+    pub rollback_on_probe_failure: bool,
+}
+
+impl Apply {
+    fn default_rollback() -> bool {
+        true
+    }
+}
+
+impl Default for Apply {
+    fn default() -> Self {
+        Self {
+            mode: ApplyMode::default(),
+            probes: Vec::new(),
+            rollback_on_probe_failure: Self::default_rollback(),
+        }
+    }
+}
+
+/// Whether changes are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ApplyMode {
+    /// They are.
+    #[default]
+    Enforce,
+    /// They are computed and shown.
+    DryRun,
+}
+
+/// Something that each node must reach after a change. Sent from the node itself, to this address alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.type == 'APIServer' ? !has(self.address) : has(self.address)").message("TCP and ICMP need an address; APIServer has its own"),
+    validation = Rule::new("self.type == 'TCP' ? has(self.port) : !has(self.port)").message("TCP needs a port, the others have none")
+)]
+pub struct Probe {
+    /// What is tried.
+    #[serde(rename = "type")]
+    pub kind: ProbeKind,
+    /// Whom to reach (TCP, ICMP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// TCP port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// It must have succeeded once within this time.
+    #[serde(default = "Probe::default_timeout")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('5m')").message("must be 1s to 5m"))]
+    pub timeout: Span,
+}
+
+impl Probe {
+    fn default_timeout() -> Span {
+        Span::from_secs(10)
+    }
+}
+
+/// What a probe tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProbeKind {
+    /// A TCP connection to the Kubernetes API server, at the address that Kubernetes gave the agent's pod.
+    APIServer,
+    /// A TCP connection.
+    TCP,
+    /// An echo request.
+    ICMP,
 }
 
 /// The FPM listener.

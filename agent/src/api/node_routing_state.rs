@@ -51,6 +51,8 @@ pub struct NodeRoutingStateSpec {}
 pub struct NodeRoutingStateStatus {
     /// The agent that wrote this.
     pub agent: AgentInfo,
+    /// Whether what is decided is written.
+    pub apply: ApplyStatus,
     /// Hash of the merged intent: nodes with the same hash are asked to do the same.
     pub config_hash: String,
     /// The session with FRR.
@@ -77,10 +79,62 @@ pub struct NodeRoutingStateStatus {
     pub rejected: Vec<RejectedRoute>,
     /// Differences between what should be in the kernel and what is there.
     pub fib_drift: FibDrift,
-    /// Conditions: Ready, FPMConnected, Synchronized, Programmed, DataplaneAttached, GuardrailTripped, FIBConsistent, ForeignInterference, Degraded.
+    /// Conditions: Ready, Enforced, FPMConnected, Synchronized, Programmed, DataplaneAttached, GuardrailTripped, FIBConsistent, ForeignInterference, Degraded.
     #[schemars(length(max = 32))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Whether what is decided is written.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApplyStatus {
+    /// Whether it is.
+    pub mode: ApplyState,
+    /// What keeps it from being written: `backtrail pause`, `backtrail.dev/paused` or `apply.mode`; empty for nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// Why, in the words of whoever paused.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// When `backtrail pause` was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Routes and rules that would change if it were written; `backtrail plan` lists them. Counted while nothing is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_change: Option<ChangeCounts>,
+}
+
+/// Whether what is decided is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ApplyState {
+    /// It is.
+    #[default]
+    Enforce,
+    /// `apply.mode: DryRun`: it is computed and shown.
+    DryRun,
+    /// `backtrail pause`, or the annotation `backtrail.dev/paused`.
+    Paused,
+}
+
+/// Changes of kernel objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ChangeCounts {
+    /// To be made.
+    pub add: u64,
+    /// To be changed in place.
+    pub replace: u64,
+    /// To be removed.
+    pub delete: u64,
+}
+
+impl ChangeCounts {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.add + self.replace + self.delete
+    }
 }
 
 /// The agent.

@@ -66,6 +66,10 @@ pub enum Other {
     Routes(query::RoutesArgs),
     /// Print the flow table: client, service, interface, age, packets steered
     Flows(query::FlowsArgs),
+    /// Stop all writing to the kernel until `resume`, over restarts too
+    Pause(query::PauseArgs),
+    /// Write again, beginning with what differs
+    Resume,
     /// Look for what would keep Backtrail from working here, with fixes
     Doctor(doctor::DoctorArgs),
     /// Read, replay and take captures of what zebra sends
@@ -103,6 +107,8 @@ pub fn run(global: &Global, command: Other, out: &mut dyn Write) -> anyhow::Resu
         Other::Status => status::status(global, out),
         Other::Routes(args) => query::routes(global, args, out),
         Other::Flows(args) => query::flows(global, &args, out),
+        Other::Pause(args) => query::pause(global, args, out),
+        Other::Resume => query::resume(global, out),
         Other::Doctor(args) => doctor::doctor(global, &args, out),
         Other::Fpm(args) => fpm::run(global, &args, out),
         Other::Cleanup(args) => cleanup::cleanup(global, &args, out),

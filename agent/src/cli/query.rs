@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::output::{self, Format, List, Table, or_dash};
 use super::{Global, Outcome};
+use crate::api::ApplyState;
 use crate::control::{
     Change, Client, FlowOrigin, FlowRow, MAX_PAGE, NexthopRow, Page, PageRequest, PlanRow, Request, Response,
     RouteRow,
@@ -45,6 +46,14 @@ pub struct RoutesArgs {
 pub struct FlowsArgs {
     #[command(flatten)]
     limit: Limit,
+}
+
+/// Options of `backtrail pause`.
+#[derive(Debug, Clone, Args)]
+pub struct PauseArgs {
+    /// Why, for whoever looks at the status
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// A prefix without its host bits; an address is a prefix of full length.
@@ -101,6 +110,30 @@ fn routes_page(response: Response) -> Option<Page<RouteRow>> {
 
 fn flows_page(response: Response) -> Option<Page<FlowRow>> {
     if let Response::Flows(page) = response { Some(page) } else { None }
+}
+
+/// `backtrail pause`
+pub(super) fn pause(global: &Global, args: PauseArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    switch(global, &Request::Pause { reason: args.reason }, out)
+}
+
+/// `backtrail resume`
+pub(super) fn resume(global: &Global, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    switch(global, &Request::Resume, out)
+}
+
+fn switch(global: &Global, request: &Request, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let Response::Apply(state) = Client::connect(&global.run_dir)?.call(request)? else {
+        bail!("the agent answered another question: are agent and command of the same version?");
+    };
+    if global.output != Format::Table {
+        output::value(global.output, out, &state)?;
+    } else if state.mode == ApplyState::Enforce {
+        writeln!(out, "changes are written")?;
+    } else {
+        writeln!(out, "{}", super::status::not_written(&state))?;
+    }
+    Ok(Outcome::Ok)
 }
 
 /// Asks for page after page and prints them: tables at the end, for columns to align; the rest as it comes.

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::output::{self, Format, Table, age, or_dash};
 use super::{Global, Outcome};
-use crate::api::{FpmState, NodeRoutingStateStatus, RouteCounts, SteeringState};
+use crate::api::{ApplyState, ApplyStatus, FpmState, NodeRoutingStateStatus, RouteCounts, SteeringState};
 use crate::control::{Client, Request, Response};
 use crate::status::reason::condition;
 
@@ -39,6 +39,9 @@ pub(super) fn print(status: &NodeRoutingStateStatus, now: Timestamp, out: &mut d
     let up = agent.started_at.as_ref().map(|time| format!(", up {}", since(time.0))).unwrap_or_default();
     let health = if healthy(status) { "healthy" } else { "NOT HEALTHY" };
     writeln!(out, "{}  {health}  (backtrail {}{up}, Linux {})", agent.node, agent.version, agent.kernel)?;
+    if status.apply.mode != ApplyState::Enforce {
+        writeln!(out, "{}", not_written(&status.apply))?;
+    }
     conditions(&status.conditions, &since, out)?;
     fpm(status, &since, out)?;
     routes(status, out)?;
@@ -46,6 +49,15 @@ pub(super) fn print(status: &NodeRoutingStateStatus, now: Timestamp, out: &mut d
     imports(status, out)?;
     steering(status, out)?;
     trouble(status, out)
+}
+
+/// What keeps changes from being written, and how many there are.
+pub(super) fn not_written(apply: &ApplyStatus) -> String {
+    let mode = if apply.mode == ApplyState::Paused { "PAUSED" } else { "DRY RUN" };
+    let why = if apply.reason.is_empty() { String::new() } else { format!(": {}", apply.reason) };
+    let since = apply.since.as_ref().map(|time| format!(", since {}", time.0)).unwrap_or_default();
+    let changes = apply.would_change.map(|it| format!("; {} changes wait (backtrail plan)", it.total()));
+    format!("{mode} by {}{since}{why}: nothing is written{}", apply.by, changes.unwrap_or_default())
 }
 
 /// Prints a heading and at most [`MAX_LINES`] rows; nothing for an empty list.

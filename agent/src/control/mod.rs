@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::api::NodeRoutingStateStatus;
+use crate::api::{ApplyStatus, NodeRoutingStateStatus};
 
 pub use crate::status::rows::{Change, FlowOrigin, FlowRow, NexthopRow, PlanRow, RouteRow, RouteState};
 pub use client::Client;
@@ -64,6 +64,13 @@ pub enum Request {
         /// Manifests to plan with instead of those in force; an absolute path that the agent reads.
         config: Option<PathBuf>,
     },
+    /// Write nothing any more, over restarts too.
+    Pause {
+        /// Why, for whoever looks at the status.
+        reason: Option<String>,
+    },
+    /// Take the pause back.
+    Resume,
 }
 
 /// Which part of a list is asked for.
@@ -99,6 +106,8 @@ pub enum Response {
     /// To [`Request::Plan`]: every change, in the order in which the agent would make it; cut at [`MAX_PAGE`] rows
     /// (`total` counts all, `next` is always `None`).
     Plan(Page<PlanRow>),
+    /// To [`Request::Pause`], when nothing is under way any more, and to [`Request::Resume`].
+    Apply(ApplyStatus),
     /// The request cannot be answered; for a person: what is wrong and what to do.
     Error(String),
 }

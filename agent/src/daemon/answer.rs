@@ -8,9 +8,11 @@ use super::{Agent, report};
 use crate::control::{Change, MAX_PAGE, NexthopRow, Page, PageRequest, PlanRow, Request, Response, RouteRow};
 use crate::intent::types::Intent;
 use crate::model::{Hop, Rule};
+use crate::plan::steering::SINK_NAME;
 use crate::plan::{Plan, PlanInput};
 use crate::reconcile::{RouteList, RouteView};
 use crate::status::reason;
+use crate::steering::Direction;
 
 /// Answers one request; a failure becomes [`Response::Error`].
 pub(super) fn answer(agent: &mut Agent, request: Request) -> Response {
@@ -18,6 +20,8 @@ pub(super) fn answer(agent: &mut Agent, request: Request) -> Response {
         Request::Status => Response::Status(Box::new(report::status(agent))),
         Request::Routes { vrf, prefix, page } => routes(agent, vrf.as_deref(), prefix, page),
         Request::Flows { page } => flows(agent, page),
+        // These take their time: the daemon answers them itself.
+        Request::Pause { .. } | Request::Resume => Response::Error("not a question".to_owned()),
         Request::Plan { config } => {
             let intent = match config {
                 None => Ok(agent.intent.clone()),
@@ -96,7 +100,7 @@ fn plan(agent: &Agent, intent: &Intent) -> Page<PlanRow> {
     plan.rules.extend(agent.steering_plan.rules.iter().cloned());
     plan.adopt_statics(agent.engine.plan(), reason::RETURN_PATH);
     let mut rows = agent.engine.preview(&plan, |ifindex| agent.observed.name(ifindex).map(str::to_owned));
-    let old = &agent.engine.plan().rules;
+    let rules = agent.environment.rule_changes(&plan.rules);
     let rule = |change, rule: &Rule, added: bool| PlanRow {
         change,
         kind: "rule".to_owned(),
@@ -105,11 +109,47 @@ fn plan(agent: &Agent, intent: &Intent) -> Page<PlanRow> {
         after: added.then(|| content(rule)),
         owner: None,
     };
-    rows.extend(plan.rules.difference(old).map(|new| rule(Change::Add, new, true)));
-    rows.extend(old.difference(&plan.rules).map(|gone| rule(Change::Delete, gone, false)));
+    rows.extend(rules.add.iter().map(|new| rule(Change::Add, new, true)));
+    rows.extend(rules.delete.iter().map(|gone| rule(Change::Delete, gone, false)));
+    if *intent == agent.intent {
+        rows.extend(besides(agent));
+    }
     let total = rows.len() as u64;
     rows.truncate(MAX_PAGE as usize);
     Page { rows, total, next: None }
+}
+
+/// Devices, sysctls and programs that are not as they should be. They follow the links, and are known for the intent in
+/// force only.
+fn besides(agent: &Agent) -> Vec<PlanRow> {
+    let row = |kind: &str, object: String, before: Option<String>, after: &str| PlanRow {
+        change: if before.is_some() { Change::Replace } else { Change::Add },
+        kind: kind.to_owned(),
+        object,
+        before,
+        after: Some(after.to_owned()),
+        owner: None,
+    };
+    let desired = agent.desired();
+    let vlans = desired.devices.iter().filter_map(|device| {
+        let vlan = device.vlan.as_ref()?;
+        Some((device.name.as_str(), format!("link {} type vlan id {}", vlan.parent, vlan.id)))
+    });
+    let sink = desired.sink.then(|| (SINK_NAME, "noarp".to_owned()));
+    let missing = vlans.chain(sink).filter(|(name, _)| agent.observed.by_name(name).is_none());
+    let links = missing.map(|(name, content)| row("link", name.to_owned(), None, &content));
+    let sysctls = desired.sysctls.iter().filter_map(|(key, value)| {
+        let now = agent.environment.sysctls.get(key).ok()?;
+        (now != *value).then(|| row("sysctl", key.clone(), Some(now), value))
+    });
+    let attached = agent.steering.attached();
+    let programs = agent.steering_plan.interfaces.iter().flat_map(|(ifindex, interface)| {
+        let ingress = interface.learn.is_some().then_some((Direction::Ingress, "ingress"));
+        let wanted = ingress.into_iter().chain([(Direction::Egress, "egress")]);
+        let missing = wanted.filter(|(direction, _)| !attached.contains(&(*ifindex, *direction)));
+        missing.map(|(_, word)| row("program", format!("{} {word}", interface.name), None, "attached"))
+    });
+    links.chain(sysctls).chain(programs).collect()
 }
 
 /// A rule as `ip` prints it, without its priority.

@@ -11,7 +11,7 @@ use crate::metrics::{Metrics, Operation};
 use crate::model::{Address, Rule};
 use crate::plan::DevicePlan;
 use crate::plan::steering::SINK_NAME;
-use crate::reconcile::diff_rules;
+use crate::reconcile::{RuleChanges, diff_rules};
 
 use super::observed::Observed;
 
@@ -38,6 +38,8 @@ pub(super) struct Environment {
     /// Rules that were mended because somebody else removed or added one.
     pub(super) mended: u64,
     applied_rules: BTreeSet<Rule>,
+    /// All rules of the namespace, as last seen or made.
+    rules: Vec<Rule>,
 }
 
 impl Environment {
@@ -51,7 +53,19 @@ impl Environment {
             foreign_rules: Vec::new(),
             mended: 0,
             applied_rules: BTreeSet::new(),
+            rules: Vec::new(),
         }
+    }
+
+    /// What would have to change for the rules to be as desired.
+    pub(super) fn rule_changes(&self, desired: &BTreeSet<Rule>) -> RuleChanges {
+        diff_rules(desired, &self.rules, self.protocol)
+    }
+
+    /// Sees what is there and changes nothing.
+    pub(super) async fn look(&mut self, band: (u32, u32), metrics: &Metrics) {
+        self.failures.clear();
+        self.observe_rules(band, metrics).await;
     }
 
     /// Brings everything to what is desired; what fails is noted and does not stop the rest.
@@ -90,29 +104,37 @@ impl Environment {
     }
 
     async fn rules(&mut self, desired: &Desired, band: (u32, u32), metrics: &Metrics) {
-        let Some(observed) = self.observe_rules(metrics).await else { return };
-        let foreign =
-            |rule: &&Rule| (band.0..=band.1).contains(&rule.priority) && rule.protocol != self.protocol;
-        self.foreign_rules = observed.iter().filter(foreign).cloned().collect();
-        let changes = diff_rules(&desired.rules, &observed, self.protocol);
+        if !self.observe_rules(band, metrics).await {
+            return;
+        }
+        let changes = self.rule_changes(&desired.rules);
         if desired.rules == self.applied_rules && !changes.is_empty() {
             self.mended += 1;
             metrics.reconcile.drift_mended.get_or_create(&crate::metrics::Cause { cause: "rule" }).inc();
         }
         for rule in &changes.add {
             let result = self.actions.add_rule(rule).await;
-            self.note(metrics, "add", "rule", result);
+            let added = self.note(metrics, "add", "rule", result);
+            self.rules.extend(added.map(|()| rule.clone()));
         }
         for rule in &changes.delete {
             let result = self.actions.del_rule(rule).await;
-            self.note(metrics, "delete", "rule", result);
+            if self.note(metrics, "delete", "rule", result).is_some() {
+                self.rules.iter().position(|known| known == rule).map(|at| self.rules.swap_remove(at));
+            }
         }
         self.applied_rules.clone_from(&desired.rules);
     }
 
-    async fn observe_rules(&mut self, metrics: &Metrics) -> Option<Vec<Rule>> {
+    /// Whether the rules could be read.
+    async fn observe_rules(&mut self, band: (u32, u32), metrics: &Metrics) -> bool {
         let result = observe::rules().await;
-        self.note(metrics, "dump", "rule", result)
+        let Some(rules) = self.note(metrics, "dump", "rule", result) else { return false };
+        let foreign =
+            |rule: &&Rule| (band.0..=band.1).contains(&rule.priority) && rule.protocol != self.protocol;
+        self.foreign_rules = rules.iter().filter(foreign).cloned().collect();
+        self.rules = rules;
+        true
     }
 
     async fn devices(&mut self, desired: &Desired, observed: &Observed, metrics: &Metrics) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use zebra_fpm::server::{DisconnectReason, Event};
 
 use super::{AUDIT_EVERY, Agent, Report, SURVEY_EVERY, Todo, answer, report};
-use crate::control::Call;
+use crate::control::{Call, Request};
 use crate::kernel::monitor::Notification;
 use crate::kernel::{KernelError, observe};
 use crate::model::KernelRoute;
@@ -77,7 +77,7 @@ impl Agent {
         if let Some(latency) = self.engine.take_latency() {
             self.metrics.reconcile.convergence_seconds.observe(latency.as_secs_f64());
         }
-        self.steering.routes_changed();
+        self.routes_changed();
         self.todo.survey |= !self.steering_plan.interfaces.is_empty();
     }
 
@@ -122,7 +122,7 @@ impl Agent {
                 self.engine.route_vanished(route, now);
             }
         }
-        self.steering.routes_changed();
+        self.routes_changed();
         self.todo.survey = true;
     }
 
@@ -133,7 +133,7 @@ impl Agent {
         }
         self.engine.links_flushed(&flushed, now);
         self.engine.set_usable_links(self.observed.usable(), now);
-        self.steering.routes_changed();
+        self.routes_changed();
         self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
     }
 
@@ -199,7 +199,11 @@ impl Agent {
     }
 
     pub(super) fn on_call(&mut self, call: Call) {
-        let response = answer::answer(self, call.request);
+        let response = match call.request {
+            Request::Pause { reason } => return self.pause(reason, call.reply),
+            Request::Resume => self.resume(),
+            request => answer::answer(self, request),
+        };
         // The client may have gone.
         drop(call.reply.send(response));
     }
@@ -213,8 +217,12 @@ impl Agent {
             Ok(intent) if intent == self.intent => tracing::info!(why, "manifests read: nothing changed"),
             Ok(intent) => {
                 tracing::info!(why, "manifests read: intent changed");
+                let frozen = self.is_frozen();
                 self.intent = intent;
                 self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
+                if frozen {
+                    self.thawed();
+                }
                 self.listen_fpm();
             }
             Err(error) => {

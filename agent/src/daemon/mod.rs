@@ -5,6 +5,7 @@
 //! run on blocking threads.
 
 mod answer;
+mod apply;
 mod backoff;
 mod environment;
 mod events;
@@ -23,10 +24,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use zebra_fpm::server::{Event, EventReceiver, Server, ServerOptions};
 
+use self::apply::Switch;
 use self::environment::Environment;
 use self::manifests::Manifests;
 use self::observed::Observed;
@@ -35,7 +37,8 @@ use self::persist::Persisted;
 pub use self::persist::{Owned, STATE_FILES};
 use self::steer::Steerer;
 use self::survey::Survey;
-use crate::control::{self, Call, Endpoint};
+use crate::api::ChangeCounts;
+use crate::control::{self, Call, Endpoint, Response};
 use crate::intent::types::Intent;
 use crate::kernel::KernelError;
 use crate::kernel::actions::Actions;
@@ -134,6 +137,11 @@ struct Agent {
     fpm_server: Option<Server>,
     conditions: ConditionSet,
     persisted: Persisted,
+    switch: Switch,
+    /// Routes and rules that would change, while nothing is written.
+    would_change: Option<ChangeCounts>,
+    /// Who waits for the end of what was under way when the switch was pressed.
+    pausing: Vec<oneshot::Sender<Response>>,
     listing: Option<answer::Listing>,
     todo: Todo,
     settle_at: Option<Instant>,
@@ -288,6 +296,9 @@ impl Agent {
             fpm_server: None,
             conditions: ConditionSet::default(),
             persisted,
+            switch: Switch::open(&options.state_dir),
+            would_change: None,
+            pausing: Vec::new(),
             listing: None,
             todo: Todo { plan: true, steering: true, environment: true, survey: true },
             settle_at: Some(now),

@@ -19,10 +19,11 @@ impl Agent {
             self.start_audit();
         }
         if self.audit_lag {
-            return;
+            return self.answer_pausing();
         }
         self.listen_routes(self.engine.backlog() < BULK);
-        while let Some(batch) = self.engine.next_batch(now) {
+        let frozen = self.is_frozen();
+        while let Some(batch) = (!frozen).then(|| self.engine.next_batch(now)).flatten() {
             if self.programmer.try_submit(batch).is_err() {
                 // Cannot happen while the engine bounds what is under way; the thread has ended then.
                 tracing::error!("the route programmer has stopped");
@@ -38,7 +39,8 @@ impl Agent {
             && self.metrics.reconcile.passes.get() > 0
             && self.settle_at.is_none()
             && !self.steering.is_opening();
-        if !self.ready && passed && self.engine.is_idle() {
+        self.answer_pausing();
+        if !self.ready && passed && (frozen || self.engine.is_idle()) {
             self.ready = true;
             self.metrics.status.ready.set(1);
             tracing::info!(target: READY, "backtrail ready");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::apply::PAUSED;
 use super::manifests::KEPT;
 use crate::intent::types::{Config, Intent};
 use crate::status::reason;
@@ -15,7 +16,7 @@ const FEED: &str = "feed.json";
 const OWNED: &str = "owned.json";
 
 /// Names of the files in the state directory, apart from the record of sysctls.
-pub const STATE_FILES: [&str; 3] = [FEED, OWNED, KEPT];
+pub const STATE_FILES: [&str; 4] = [FEED, OWNED, KEPT, PAUSED];
 
 /// The zebra whose state the agent held whole when it last said so.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,9 @@ use zebra_fpm::server::EventReceiver;
 use super::observed::answers;
 use super::{Agent, manifests::Manifests};
 use crate::api::{
-    AgentInfo, ConflictStatus, FibDrift, FpmState, FpmStatus, ImportStatus, NodeRoutingStateStatus,
-    ObjectStatus, RejectedRoute, RouteCounts, VrfGatewayStatus, VrfInterfaceStatus, VrfStatus,
+    AgentInfo, ApplyState, ApplyStatus, ChangeCounts, ConflictStatus, FibDrift, FpmState, FpmStatus,
+    ImportStatus, NodeRoutingStateStatus, ObjectStatus, RejectedRoute, RouteCounts, VrfGatewayStatus,
+    VrfInterfaceStatus, VrfStatus,
 };
 use crate::intent;
 use crate::intent::types::Vrf;
@@ -24,6 +25,7 @@ const MAX_OBJECTS: usize = 100;
 /// Brings conditions and gauges up to date.
 pub(super) fn refresh(agent: &mut Agent) -> (Counts, FibDrift) {
     let counts = agent.engine.counts();
+    agent.count_changes();
     publish(agent, &counts);
     let drift = drift(agent);
     conditions(agent, &counts, &drift);
@@ -43,6 +45,7 @@ pub(super) fn status(agent: &mut Agent) -> NodeRoutingStateStatus {
                 .unwrap_or_default(),
             features: agent.steering.features(),
         },
+        apply: agent.apply_state(),
         config_hash: intent::config_hash(&agent.intent),
         fpm: fpm(agent),
         routes: route_counts(&counts),
@@ -237,6 +240,7 @@ impl Verdict {
 
 fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     let parts = [
+        (condition::ENFORCED, enforced(&agent.apply_state())),
         (condition::FPM_CONNECTED, fpm_connected(agent)),
         (condition::SYNCHRONIZED, synchronized(agent, counts)),
         (condition::PROGRAMMED, programmed(agent, counts)),
@@ -277,6 +281,18 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
             .set(verdict.holds.into());
         agent.conditions.set(now, kind, verdict.holds, verdict.reason, &verdict.message);
     }
+}
+
+fn enforced(apply: &ApplyStatus) -> Verdict {
+    let reason = match apply.mode {
+        ApplyState::Enforce => return Verdict::new(true, reason::ENFORCING, ""),
+        ApplyState::DryRun => reason::DRY_RUN,
+        ApplyState::Paused => reason::PAUSED,
+    };
+    let why = if apply.reason.is_empty() { String::new() } else { format!(" ({})", apply.reason) };
+    let ChangeCounts { add, replace, delete } = apply.would_change.unwrap_or_default();
+    let changes = format!("it would add {add}, replace {replace}, delete {delete} routes and rules");
+    Verdict::new(false, reason, format!("nothing is written, because of {}{why}: {changes}", apply.by))
 }
 
 fn fpm_connected(agent: &Agent) -> Verdict {
@@ -320,6 +336,10 @@ fn synchronized(agent: &Agent, counts: &Counts) -> Verdict {
 }
 
 fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
+    let apply = agent.apply_state();
+    if apply.would_change.is_some_and(|changes| changes.total() > 0) {
+        return enforced(&apply);
+    }
     let failures = &agent.environment.failures;
     if let Some((kind, text)) = failures.first() {
         let more = failures.len() - 1;
@@ -337,7 +357,10 @@ fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
         let text = "all nexthop ids of the owned range are in use: widen ownership.nexthopIDs";
         return Verdict::new(false, reason::KERNEL_REJECTED, text);
     }
-    if !agent.engine.is_idle() {
+    if !agent.is_frozen() && agent.settle_at.is_some() {
+        return Verdict::new(false, reason::PENDING, "what changed is being planned");
+    }
+    if !agent.is_frozen() && !agent.engine.is_idle() {
         return Verdict::new(
             false,
             reason::PENDING,
@@ -354,6 +377,9 @@ fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
 fn attached(agent: &Agent) -> Verdict {
     if let Some(trouble) = agent.steering.trouble() {
         return Verdict::new(false, trouble.reason, trouble.message.clone());
+    }
+    if agent.steering.is_opening() {
+        return Verdict::new(false, reason::PENDING, "the kernel is verifying the programs");
     }
     if let Some(problem) = agent.steering_plan.conditions.first() {
         return Verdict::new(false, problem.reason, format!("{}: {}", problem.item, problem.message));
@@ -435,6 +461,13 @@ fn interference(agent: &Agent) -> Verdict {
 fn publish(agent: &Agent, counts: &Counts) {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let metrics = &agent.metrics;
+    let apply = agent.apply_state();
+    metrics.apply.paused.set(i64::from(apply.mode == ApplyState::Paused));
+    metrics.apply.dry_run.set(i64::from(apply.mode == ApplyState::DryRun));
+    let ChangeCounts { add, replace, delete } = apply.would_change.unwrap_or_default();
+    for (kind, count) in [("add", add), ("replace", replace), ("delete", delete)] {
+        metrics.apply.would_change.get_or_create(&Kind { kind }).set(number(count));
+    }
     metrics.fpm.connected.set(i64::from(agent.fpm.connected));
     metrics.fpm.epoch.set(number(agent.fpm.epoch));
     if let Some(stats) = agent.fpm_events.as_ref().map(EventReceiver::stats) {

@@ -12,7 +12,7 @@ use crate::status::reason;
 impl Agent {
     pub(super) fn deadline(&self) -> Instant {
         let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
-        let steering = self.steering.retry_at().filter(|_| !self.todo.steering);
+        let steering = self.steering.retry_at().filter(|_| !self.todo.steering && !self.is_frozen());
         for at in [self.engine.deadline(), self.settle_at, steering] {
             next = at.map_or(next, |at| next.min(at));
         }
@@ -31,7 +31,9 @@ impl Agent {
         }
         if now >= self.next_expiry {
             self.next_expiry = now + EXPIRE_EVERY;
-            self.steering.expire();
+            if !self.is_frozen() {
+                self.steering.expire();
+            }
         }
         if now >= self.next_refresh {
             report::refresh(self);
@@ -43,7 +45,7 @@ impl Agent {
             self.listen_fpm();
             self.todo.environment |= !self.environment.failures.is_empty();
         }
-        self.todo.steering |= self.steering.retry_at().is_some_and(|at| now >= at);
+        self.todo.steering |= self.steering.retry_at().is_some_and(|at| now >= at && !self.is_frozen());
     }
 
     /// Plans and applies what events made necessary, once they pause for a moment.
@@ -63,6 +65,9 @@ impl Agent {
         self.plan_steering();
         if plan || steering {
             self.replan(now);
+        }
+        if self.is_frozen() {
+            return self.environment.look(self.intent.config.rule_priorities, &self.metrics).await;
         }
         self.apply_environment().await;
         self.steering.apply(&self.steering_plan, now);
@@ -108,20 +113,25 @@ impl Agent {
         self.engine.set_plan(plan, now);
     }
 
-    pub(super) async fn apply_environment(&mut self) {
+    /// What should be there besides routes.
+    pub(super) fn desired(&self) -> Desired {
         let plan = self.engine.plan();
         let mut sysctls = self.steering_plan.sysctls.clone();
         if !plan.imports.is_empty() {
             // Without it the change of one nexthop rewrites every route that uses it: a second for a million.
             sysctls.insert("net/ipv4/nexthop_compat_mode".to_owned(), "0".to_owned());
         }
-        let desired = Desired {
+        Desired {
             rules: plan.rules.clone(),
             devices: plan.devices.clone(),
             sink: self.steering_plan.sink,
             sysctls,
             neighbours: self.steering_plan.managed_neighbours.clone(),
-        };
+        }
+    }
+
+    pub(super) async fn apply_environment(&mut self) {
+        let desired = self.desired();
         let band = self.intent.config.rule_priorities;
         self.environment.apply(&desired, &self.observed, band, &self.metrics).await;
     }

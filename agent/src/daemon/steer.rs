@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -179,6 +179,11 @@ impl Steerer {
 
     fn edge_mut(&mut self) -> Option<&mut Steering> {
         if let Edge::Open(edge) = &mut self.edge { Some(edge) } else { None }
+    }
+
+    /// Where programs are attached, by this agent or an earlier one.
+    pub(super) fn attached(&self) -> BTreeSet<(u32, Direction)> {
+        crate::steering::attached(&self.bpffs)
     }
 
     /// Voids cached nexthops after routes or neighbours changed.

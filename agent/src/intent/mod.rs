@@ -33,7 +33,7 @@ use types::{Config, Intent, ObjectRef, ObjectState, VrfMode};
 /// The objects that are for this node, by kind.
 #[derive(Default)]
 struct Asking<'a> {
-    config: Option<&'a crate::api::DataplaneConfigSpec>,
+    config: Option<&'a crate::api::DataplaneConfig>,
     attachments: Vec<Asker<'a, crate::api::VRFAttachmentSpec>>,
     imports: Vec<Asker<'a, crate::api::RouteImportSpec>>,
     policies: Vec<Asker<'a, crate::api::TrafficPolicySpec>>,
@@ -102,7 +102,7 @@ impl<'a> Asking<'a> {
     fn add(&mut self, object: &'a Object, name: ObjectRef) {
         let created = object.created();
         match object {
-            Object::DataplaneConfig(o) => self.config = Some(&o.spec),
+            Object::DataplaneConfig(o) => self.config = Some(o),
             Object::VRFAttachment(o) => self.attachments.push(Asker { object: name, created, spec: &o.spec }),
             Object::RouteImport(o) => self.imports.push(Asker { object: name, created, spec: &o.spec }),
             Object::TrafficPolicy(o) => self.policies.push(Asker { object: name, created, spec: &o.spec }),

@@ -105,6 +105,44 @@ pub struct Config {
     pub max_routes_per_node: u64,
     /// Ceiling of the flow table.
     pub max_flow_entries: u32,
+    /// The annotation `backtrail.dev/paused`: nothing is written. Its reason, which may be empty.
+    pub paused: Option<String>,
+    /// `apply.mode: DryRun`: nothing is written.
+    pub dry_run: bool,
+    /// What must be reachable after a change.
+    pub probes: Vec<Probe>,
+    /// A change after which a probe fails is taken back.
+    pub rollback: bool,
+}
+
+/// `apply.probes[]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// What must answer.
+    pub target: ProbeTarget,
+    /// It must have answered once within this time.
+    pub timeout: Duration,
+}
+
+/// What a probe must reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum ProbeTarget {
+    /// The Kubernetes API server, as the pod's environment names it.
+    ApiServer,
+    /// A TCP service.
+    Tcp(std::net::SocketAddr),
+    /// A host that answers echo requests.
+    Icmp(std::net::IpAddr),
+}
+
+impl std::fmt::Display for ProbeTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ApiServer => f.write_str("APIServer"),
+            Self::Tcp(address) => write!(f, "TCP {address}"),
+            Self::Icmp(address) => write!(f, "ICMP {address}"),
+        }
+    }
 }
 
 impl Default for Config {
@@ -121,6 +159,10 @@ impl Default for Config {
             auto_protect: AutoProtect::ALL.into_iter().collect(),
             max_routes_per_node: 200_000,
             max_flow_entries: 1_048_576,
+            paused: None,
+            dry_run: false,
+            probes: Vec::new(),
+            rollback: true,
         }
     }
 }

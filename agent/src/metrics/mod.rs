@@ -194,6 +194,15 @@ stage! {
 }
 
 stage! {
+    /// Whether what is decided is written.
+    Apply {
+        paused: Gauge = "apply_paused", "1 while nothing is written because somebody paused, else 0";
+        dry_run: Gauge = "apply_dry_run", "1 while nothing is written because of `apply.mode: DryRun`, else 0";
+        would_change: Family<Kind, Gauge> = "apply_would_change", "Routes and rules that would change while nothing is written, by kind of change (add, replace, delete)";
+    }
+}
+
+stage! {
     /// The netlink edge.
     Kernel {
         notifications: Counter = "kernel_notifications", "Netlink notifications received";
@@ -242,6 +251,8 @@ pub struct Metrics {
     pub plan: Plan,
     /// The way into the kernel.
     pub reconcile: Reconcile,
+    /// Whether what is decided is written.
+    pub apply: Apply,
     /// The netlink edge.
     pub kernel: Kernel,
     /// Return-path steering.
@@ -262,6 +273,7 @@ impl Default for Metrics {
             rib: Rib::register(&mut registry),
             plan: Plan::register(&mut registry),
             reconcile: Reconcile::register(&mut registry),
+            apply: Apply::register(&mut registry),
             kernel: Kernel::register(&mut registry),
             steering: Steering::register(&mut registry),
             config: Config::register(&mut registry),
@@ -290,6 +302,7 @@ pub fn listed() -> Vec<Listed> {
         Rib::LISTED,
         Plan::LISTED,
         Reconcile::LISTED,
+        Apply::LISTED,
         Kernel::LISTED,
         Steering::LISTED,
         Config::LISTED,

@@ -427,6 +427,12 @@ impl Engine {
             && !self.nexthops.is_dirty()
     }
 
+    /// Whether batches are under way.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// Operations waiting or under way.
     #[must_use]
     pub fn backlog(&self) -> usize {

@@ -151,6 +151,11 @@ impl Nexthops {
         Some(slot)
     }
 
+    /// Whether nexthops can exist on the link now.
+    pub(super) fn is_usable(&self, ifindex: u32) -> bool {
+        self.usable.contains(&ifindex)
+    }
+
     fn lacks_only_unusable(&self, slot: GroupSlot, set: &HopSet) -> bool {
         let Some(group) = self.group(slot) else { return false };
         let usable: HopSet =

@@ -498,6 +498,28 @@ fn blackholes_keep_their_kind() {
 }
 
 #[test]
+fn what_waits_is_counted_and_the_limit_with_it() {
+    let mut limited = import(5000, 254);
+    limited.max_routes = 3;
+    let mut bench = Bench::new(vec![limited]);
+    two_paths(&mut bench);
+    let before = bench.engine.would_change();
+    assert_eq!(before.total(), 0, "{before:?}");
+    // Nobody asks for batches: what FRR says is learned and not written.
+    let updates = [withdraw("100.64.1.0/24"), route("100.64.7.0/24", 11), route("100.64.8.0/24", 11)];
+    bench.engine.fpm_updates(&updates, bench.now);
+    let waiting = bench.engine.would_change();
+    assert_eq!((waiting.add, waiting.replace, waiting.delete), (1, 0, 1), "room for one");
+    bench.settle();
+    assert_eq!(bench.engine.would_change().total(), 0);
+    assert_eq!(bench.fib(254).len(), 3);
+    bench.links.get_mut(&2).unwrap().up = false;
+    bench.kernel.set_link(2, false);
+    bench.replan();
+    assert_eq!(bench.engine.would_change().total(), 0, "what has no way out cannot be made");
+}
+
+#[test]
 fn a_preview_names_what_another_intent_would_change() {
     let mut bench = Bench::new(vec![import(5000, 254)]);
     two_paths(&mut bench);

@@ -16,6 +16,7 @@ pub mod condition {
         /// Every type of condition.
         ALL:
         READY = "Ready", "Everything asked for is in force.";
+        ENFORCED = "Enforced", "What is decided is written to the kernel.";
         ACCEPTED = "Accepted", "An object is valid and in force on this node.";
         CONFLICTED = "Conflicted", "An item disagrees with another object and was left out.";
         FPM_CONNECTED = "FPMConnected", "FRR's zebra is connected.";
@@ -36,6 +37,10 @@ words! {
     ALL_WELL = "AllWell", "Nothing is wrong.";
     STARTING = "Starting", "The first pass has not ended.";
     PARTIAL = "Partial", "Some parts failed; the message names them.";
+    // Enforced
+    ENFORCING = "Enforcing", "Changes are written.";
+    PAUSED = "Paused", "Nothing is written: `backtrail pause`, or the annotation `backtrail.dev/paused`.";
+    DRY_RUN = "DryRun", "Nothing is written: `apply.mode: DryRun`.";
     // Accepted
     VALID = "Valid", "All of the object is in force.";
     INVALID = "Invalid", "The object breaks its schema or a rule; the message names the field.";

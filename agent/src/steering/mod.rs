@@ -313,6 +313,17 @@ fn in_order_of_removal(mut pins: Vec<Pin>) -> Vec<Pin> {
     pins
 }
 
+/// Where programs are pinned in the folder `bpffs`: interface and direction.
+#[must_use]
+pub fn attached(bpffs: &Path) -> BTreeSet<(u32, Direction)> {
+    let pins = Folder::new(bpffs).pins().unwrap_or_default();
+    let place = |pin: Pin| match pin {
+        Pin::Attachment { ifindex, direction, .. } => Some((ifindex, direction)),
+        Pin::Qdisc { .. } => None,
+    };
+    pins.into_iter().filter_map(place).collect()
+}
+
 /// Removes every program, link, filter, map and pin of ours in the folder `bpffs`, and the folder when it is empty
 /// then; a clsact qdisc only if it is ours and empty. Returns the names of the pins that went.
 ///

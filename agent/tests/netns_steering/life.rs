@@ -398,7 +398,7 @@ fn a_refused_object_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Names of pins that stand for attached programs: all but maps.
+/// Names of pins that stand for attached programs.
 fn attachments_of(pins: &[String]) -> Vec<&String> {
-    pins.iter().filter(|name| !name.starts_with("rp_")).collect()
+    pins.iter().filter(|name| name.starts_with("link_") || name.starts_with("filter_")).collect()
 }

@@ -51,7 +51,13 @@ fn vrfs(specs: &[&str]) -> Intent {
 
 #[test]
 fn defaults_of_the_crd_are_those_of_the_agent() {
-    assert_eq!(super::config::resolve(Some(&crate::api::DataplaneConfigSpec::default())), Config::default());
+    assert_eq!(
+        super::config::resolve(Some(&crate::api::DataplaneConfig::new(
+            "default",
+            crate::api::DataplaneConfigSpec::default()
+        ))),
+        Config::default()
+    );
 }
 
 #[test]

@@ -56,6 +56,28 @@ const INTERFACE: &str =
     "must be an interface name: 1 to 15 characters without space, slash, colon or wildcard";
 
 #[test]
+fn probes_have_what_their_kind_needs() {
+    let spec = |probe: &str| format!("{{apply: {{mode: DryRun, probes: [{{{probe}}}]}}}}");
+    for good in [
+        "type: APIServer",
+        "type: TCP, address: 192.0.2.1, port: 443",
+        "type: ICMP, address: '2001:db8::1', timeout: 3s",
+    ] {
+        assert_eq!(errors("DataplaneConfig", "default", &spec(good)), [] as [String; 0], "{good}");
+    }
+    for (bad, message) in [
+        ("type: TCP, address: 192.0.2.1", "TCP needs a port, the others have none"),
+        ("type: ICMP, address: 192.0.2.1, port: 7", "TCP needs a port, the others have none"),
+        ("type: ICMP", "TCP and ICMP need an address; APIServer has its own"),
+        ("type: APIServer, address: 192.0.2.1", "TCP and ICMP need an address; APIServer has its own"),
+        ("type: APIServer, timeout: 10ms", "must be 1s to 5m"),
+    ] {
+        let found = errors("DataplaneConfig", "default", &spec(bad));
+        assert!(found.len() == 1 && found[0].ends_with(message), "{bad}: {found:?}");
+    }
+}
+
+#[test]
 fn good_manifests_have_no_errors() {
     for kind in ["VRFAttachment", "RouteImport", "TrafficPolicy", "ReturnPath"] {
         assert_eq!(errors(kind, "x", good(kind)), [] as [String; 0]);

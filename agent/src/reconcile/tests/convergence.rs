@@ -175,6 +175,7 @@ fn check(bench: &mut Bench, model: &Model) {
         bench.settle();
     });
     assert_eq!(operations, 0, "the next pass is a no-op");
+    assert_eq!(bench.engine.would_change().total(), 0, "and the preview says so");
 }
 
 proptest! {

@@ -1,0 +1,197 @@
+//! Whether what is decided is written: the kill switch, the annotation, `apply.mode: DryRun`.
+//!
+//! While nothing is written everything else goes on: FPM is read and coalesced, plans are made, notifications and
+//! audits tell what the kernel holds. What differs stays marked, and is written in one pass afterwards.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{Agent, Todo, persist};
+use crate::api::{ApplyState, ApplyStatus, ChangeCounts};
+use crate::control::Response;
+use crate::intent::types::Config;
+
+/// File in the state directory: while it is there, the agent is paused.
+pub(super) const PAUSED: &str = "paused.json";
+
+/// Who pressed the switch when, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Pause {
+    since: jiff::Timestamp,
+    reason: String,
+}
+
+/// The kill switch. It holds over restarts, until somebody takes it back.
+#[derive(Debug)]
+pub(super) struct Switch {
+    file: PathBuf,
+    pause: Option<Pause>,
+}
+
+impl Switch {
+    pub(super) fn open(state_dir: &Path) -> Self {
+        let file = state_dir.join(PAUSED);
+        // A file that cannot be read was one: to write nothing is the safe side.
+        let unreadable =
+            || Pause { since: jiff::Timestamp::now(), reason: format!("{} is damaged", file.display()) };
+        let pause = file.exists().then(|| persist::read(&file).unwrap_or_else(unreadable));
+        Self { file, pause }
+    }
+
+    /// Pauses. Pressed again it takes the new reason, and the time stays.
+    fn pause(&mut self, reason: String) -> std::io::Result<()> {
+        let since = self.pause.as_ref().map_or_else(jiff::Timestamp::now, |pause| pause.since);
+        let pause = Pause { since, reason };
+        persist::write(&self.file, &pause)?;
+        self.pause = Some(pause);
+        Ok(())
+    }
+
+    fn resume(&mut self) -> std::io::Result<()> {
+        match std::fs::remove_file(&self.file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => self.pause = None,
+        }
+        Ok(())
+    }
+}
+
+/// What decides: the switch before the annotation, either before the mode.
+fn state(switch: &Switch, config: &Config) -> ApplyStatus {
+    let (mode, by, reason, since) = match (&switch.pause, &config.paused) {
+        (Some(pause), _) => (ApplyState::Paused, "backtrail pause", pause.reason.as_str(), Some(pause.since)),
+        (None, Some(reason)) => (ApplyState::Paused, crate::api::PAUSED, reason.as_str(), None),
+        (None, None) if config.dry_run => (ApplyState::DryRun, "apply.mode", "", None),
+        (None, None) => (ApplyState::Enforce, "", "", None),
+    };
+    let (by, reason) = (by.to_owned(), reason.to_owned());
+    ApplyStatus { mode, by, reason, since: since.map(Time), ..ApplyStatus::default() }
+}
+
+impl Agent {
+    /// Whether, and why not, changes are written.
+    pub(super) fn apply_state(&self) -> ApplyStatus {
+        let would_change = self.would_change;
+        ApplyStatus { would_change, ..state(&self.switch, &self.intent.config) }
+    }
+
+    /// Counts routes and rules that would change, while they do not.
+    pub(super) fn count_changes(&mut self) {
+        self.would_change = self.is_frozen().then(|| {
+            let rules = self.environment.rule_changes(&self.engine.plan().rules);
+            let routes = self.engine.would_change();
+            ChangeCounts {
+                add: routes.add + rules.add.len() as u64,
+                replace: routes.replace,
+                delete: routes.delete + rules.delete.len() as u64,
+            }
+        });
+    }
+
+    /// Nothing may be written to the kernel, neither routes nor maps.
+    pub(super) fn is_frozen(&self) -> bool {
+        let config = &self.intent.config;
+        self.switch.pause.is_some() || config.paused.is_some() || config.dry_run
+    }
+
+    /// Voids the nexthops that programs have cached; while nothing is written they expire after a second.
+    pub(super) fn routes_changed(&mut self) {
+        if !self.is_frozen() {
+            self.steering.routes_changed();
+        }
+    }
+
+    /// `backtrail pause`: answered once nothing is under way any more.
+    pub(super) fn pause(&mut self, reason: Option<String>, reply: oneshot::Sender<Response>) {
+        let reason = reason.unwrap_or_default();
+        match self.switch.pause(reason) {
+            Ok(()) => {
+                tracing::warn!(reason = self.apply_state().reason, "paused: nothing is written any more");
+                self.pausing.push(reply);
+            }
+            Err(error) => {
+                let text = format!("the pause cannot be kept over a restart ({error}): see to --state-dir");
+                drop(reply.send(Response::Error(text)));
+            }
+        }
+    }
+
+    /// `backtrail resume`: one pass over the kernel, with the difference.
+    pub(super) fn resume(&mut self) -> Response {
+        match self.switch.resume() {
+            Ok(()) => {
+                tracing::info!("resumed");
+                self.thawed();
+                Response::Apply(self.apply_state())
+            }
+            Err(error) => {
+                Response::Error(format!("the pause cannot be taken back ({error}): see to --state-dir"))
+            }
+        }
+    }
+
+    /// Writing may go on: everything is compared, and what differs is written.
+    pub(super) fn thawed(&mut self) {
+        if !self.is_frozen() {
+            self.engine.want_audit();
+            self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
+        }
+    }
+
+    /// Answers those who paused, when what was under way has ended.
+    pub(super) fn answer_pausing(&mut self) {
+        if self.pausing.is_empty() || self.engine.is_writing() || self.steering.is_opening() {
+            return;
+        }
+        let state = self.apply_state();
+        for reply in self.pausing.drain(..) {
+            // The client may have gone.
+            drop(reply.send(Response::Apply(state.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_outlives_the_agent_and_comes_before_all_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { paused: Some("maintenance".to_owned()), dry_run: true, ..Config::default() };
+        let mut switch = Switch::open(folder.path());
+        let now = |switch: &Switch, config: &Config| {
+            let state = state(switch, config);
+            (state.mode, state.by, state.reason)
+        };
+        assert_eq!(now(&switch, &Config::default()).0, ApplyState::Enforce);
+        let words = |mode, by: &str, reason: &str| (mode, by.to_owned(), reason.to_owned());
+        let annotated = words(ApplyState::Paused, "backtrail.dev/paused", "maintenance");
+        assert_eq!(now(&switch, &config), annotated);
+        switch.pause("first".to_owned()).unwrap();
+        let since = switch.pause.as_ref().map(|pause| pause.since);
+        switch.pause("second".to_owned()).unwrap();
+        let mut switch = Switch::open(folder.path());
+        assert_eq!(now(&switch, &config), words(ApplyState::Paused, "backtrail pause", "second"));
+        assert_eq!(switch.pause.as_ref().map(|pause| pause.since), since);
+        switch.resume().unwrap();
+        switch.resume().unwrap();
+        let switch = Switch::open(folder.path());
+        assert_eq!(now(&switch, &config), annotated);
+        assert_eq!(
+            now(&switch, &Config { paused: None, ..config }),
+            words(ApplyState::DryRun, "apply.mode", "")
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_still_pauses() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(PAUSED), "{").unwrap();
+        let state = state(&Switch::open(folder.path()), &Config::default());
+        assert!(state.mode == ApplyState::Paused && state.reason.ends_with("is damaged"), "{state:?}");
+    }
+}

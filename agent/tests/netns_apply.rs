@@ -1,0 +1,188 @@
+//! Whether what is decided is written: the kill switch, the annotation, dry runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::{Agent, AgentOptions, End, Lab, Monitor, Namespace, wait_until};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A VRF's table with a gateway, and a policy rule for each destination. `config` is the spec of `DataplaneConfig`.
+fn manifests(annotation: &str, config: &str, destinations: &[&str]) -> String {
+    format!(
+        "apiVersion: backtrail.dev/v1alpha1
+kind: DataplaneConfig
+metadata: {{name: default, annotations: {{backtrail.dev/paused: '{annotation}'}}}}
+spec: {config}
+---
+apiVersion: backtrail.dev/v1alpha1
+kind: VRFAttachment
+metadata: {{name: red}}
+spec:
+  vrf: {{name: red, table: 10001}}
+  interfaces: [{{name: wan}}]
+  gateways: [{{address: 192.0.2.1, interface: wan}}]
+---
+apiVersion: backtrail.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: to-red}}
+spec:
+  rules:
+  - name: red
+    match: {{destinations: [{}]}}
+    action: {{vrf: {{name: red, table: 10001}}}}
+",
+        destinations.join(", ")
+    )
+}
+
+struct Rig {
+    agent: Agent,
+    node: Namespace,
+    _peer: Namespace,
+    _lab: Lab,
+}
+
+impl Rig {
+    fn start(name: &str, manifests: String) -> Result<Self> {
+        let lab = Lab::new(name)?;
+        let (node, peer) = (lab.namespace("node")?, lab.namespace("peer")?);
+        lab.connect(
+            &End::new(&node, "wan", &["192.0.2.2/24", "2001:db8::2/64"]),
+            &End::new(&peer, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]),
+        )?;
+        let options = AgentOptions { manifests, ..AgentOptions::default() };
+        let agent = Agent::start(&lab, &node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
+        Ok(Self { agent, node, _peer: peer, _lab: lab })
+    }
+
+    /// All of ours in the kernel.
+    fn ours(&self) -> Result<String> {
+        self.node.run("ip rule | grep 'proto 201' || true; ip route show table all proto 201; ip nexthop show proto 201; ip -6 route show table all proto 201")
+    }
+
+    fn has_rule(&self, destination: &str) -> bool {
+        self.ours().is_ok_and(|ours| ours.contains(&format!("to {destination} ")))
+    }
+
+    fn apply(&self) -> Result<Value> {
+        Ok(self.agent.json(&["status"])?.get("apply").context("apply")?.clone())
+    }
+
+    /// Status and reason of a condition.
+    fn condition(&self, kind: &str) -> Result<(String, String)> {
+        let status = self.agent.json(&["status"])?;
+        let found = status["conditions"].as_array().into_iter().flatten().find(|it| it["type"] == kind);
+        let found = found.with_context(|| format!("no {kind} in {status}"))?;
+        let word = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        Ok((word("status"), word("reason")))
+    }
+
+    fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let waited = wait_until(PATIENCE, what, || condition(self)).map(drop);
+        waited.with_context(|| format!("{:?}\n{:?}\n{}", self.ours(), self.apply(), self.agent.log()))
+    }
+
+    /// Waits until the agent's plan has a change of this object.
+    fn wait_planned(&self, text: &str) -> Result<()> {
+        self.wait(&format!("{text} is planned"), |rig| {
+            rig.agent.command(&["plan"]).is_ok_and(|(_, plan)| plan.contains(text))
+        })
+    }
+}
+
+/// Paused by command: edits and drift show in the plan and nothing is written, over a restart, until `resume`.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pause_freezes_all_writing_until_it_is_taken_back() -> Result<()> {
+    let mut rig = Rig::start("pause", manifests("false", "{}", &["10.1.0.0/16"]))?;
+    rig.wait("the rule is there", |rig| rig.has_rule("10.1.0.0/16"))?;
+    let (_, said) = rig.agent.command(&["pause", "--reason", "the core is being moved"])?;
+    ensure!(
+        said.starts_with("PAUSED by backtrail pause") && said.contains("the core is being moved"),
+        "{said}"
+    );
+    let monitor = Monitor::start(&rig.node)?;
+    let before = rig.ours()?;
+    rig.agent.write_manifests(&manifests("false", "{}", &["10.1.0.0/16", "10.2.0.0/16"]))?;
+    rig.wait_planned("to 10.2.0.0/16")?;
+    ensure!(rig.ours()? == before);
+    // Somebody removes something of ours: it is seen beside the two new rules, and not mended.
+    rig.node.run(
+        "ip rule del to 10.1.0.0/16 proto 201; ip route del default table 10001 proto 201 metric 4294967293",
+    )?;
+    rig.wait("both are missed", |rig| rig.apply().is_ok_and(|it| it["wouldChange"]["add"] == 4))?;
+    ensure!(rig.condition("Enforced")? == ("False".to_owned(), "Paused".to_owned()));
+    ensure!(rig.condition("Programmed")? == ("False".to_owned(), "Paused".to_owned()));
+    ensure!(rig.condition("Ready")?.0 == "False");
+
+    rig.agent.kill()?;
+    rig.agent.run()?;
+    rig.wait_planned("to 10.1.0.0/16")?;
+    let apply = rig.apply()?;
+    ensure!(apply["mode"] == "Paused" && apply["reason"] == "the core is being moved", "{apply}");
+    let added: Vec<String> = monitor.ours()?.into_iter().filter(|line| !line.contains("Deleted")).collect();
+    ensure!(added.is_empty(), "written while paused: {added:?}");
+
+    let (_, said) = rig.agent.command(&["resume"])?;
+    ensure!(said == "changes are written\n", "{said}");
+    rig.wait("all is there", |rig| rig.condition("Ready").is_ok_and(|it| it.0 == "True"))?;
+    ensure!(rig.has_rule("10.1.0.0/16") && rig.has_rule("10.2.0.0/16"), "{}", rig.ours()?);
+    ensure!(rig.ours()?.contains("192.0.2.1"), "{}", rig.ours()?);
+    ensure!(rig.agent.command(&["plan"])? == (0, "no changes\n".to_owned()));
+    Ok(())
+}
+
+/// Paused by annotation, from the first start on.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn the_annotation_pauses_too() -> Result<()> {
+    let rig = Rig::start("annotation", manifests("maintenance", "{}", &["10.1.0.0/16"]))?;
+    ensure!(rig.ours()?.is_empty(), "{}", rig.ours()?);
+    ensure!(rig.condition("Enforced")? == ("False".to_owned(), "Paused".to_owned()));
+    let apply = rig.apply()?;
+    ensure!(apply["by"] == "backtrail.dev/paused" && apply["reason"] == "maintenance", "{apply}");
+    rig.agent.write_manifests(&manifests("false", "{}", &["10.1.0.0/16"]))?;
+    rig.wait("the rule is there", |rig| rig.has_rule("10.1.0.0/16"))?;
+    rig.wait("Enforced", |rig| rig.condition("Enforced").is_ok_and(|it| it.0 == "True"))
+}
+
+/// A dry run makes nothing and tells all that it would make; sysctls and devices stay too.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_dry_run_shows_and_does_not_touch() -> Result<()> {
+    const STEER: &str = "---
+apiVersion: backtrail.dev/v1alpha1
+kind: ReturnPath
+metadata: {name: replies}
+spec: {interfaces: [{name: wan}], match: {virtualIPs: [192.0.2.2/32]}}
+";
+    let with =
+        |mode: &str| manifests("false", &format!("{{apply: {{mode: {mode}}}}}"), &["10.1.0.0/16"]) + STEER;
+    let rig = Rig::start("dryrun", with("DryRun"))?;
+    rig.node.sysctl("net.ipv4.conf.wan.rp_filter", "1")?;
+    let links = || rig.node.run("ip -o link | wc -l");
+    let before = links()?;
+    rig.wait_planned("to 10.1.0.0/16")?;
+    let (code, plan) = rig.agent.command(&["plan"])?;
+    ensure!(code == 2 && plan.contains("0.0.0.0/0 table 10001 metric 4294967293"), "{plan}");
+    for planned in
+        ["link backtrail0", "sysctl net/ipv4/conf/wan/rp_filter", "program wan egress", "program wan ingress"]
+    {
+        ensure!(plan.contains(planned), "{planned} is not in {plan}");
+    }
+    ensure!(rig.condition("Enforced")? == ("False".to_owned(), "DryRun".to_owned()));
+    ensure!(rig.apply()?["wouldChange"]["add"].as_u64().is_some_and(|n| n >= 4), "{}", rig.apply()?);
+    ensure!(rig.ours()?.is_empty() && links()? == before, "{}", rig.ours()?);
+    ensure!(rig.node.read_sysctl("net.ipv4.conf.wan.rp_filter")? == "1");
+    ensure!(std::fs::read_dir(rig.agent.bpffs()).is_err(), "nothing is pinned");
+    rig.agent.write_manifests(&with("Enforce"))?;
+    rig.wait("all is there", |rig| rig.condition("Ready").is_ok_and(|it| it.0 == "True"))?;
+    ensure!(rig.has_rule("10.1.0.0/16"), "{}", rig.ours()?);
+    ensure!(rig.node.read_sysctl("net.ipv4.conf.wan.rp_filter")? != "1", "no strict filter any more");
+    let (code, plan) = rig.agent.command(&["plan"])?;
+    ensure!(code == 0, "{plan}");
+    Ok(())
+}
