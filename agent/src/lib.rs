@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+mod host;
 pub mod intent;
 pub mod kernel;
 pub mod metrics;

@@ -28,6 +28,7 @@ impl Agent {
                 self.fpm.replay_began = Some(now);
                 self.metrics.fpm.sessions.inc();
                 self.engine.fpm_connected(now);
+                self.probe_feedback();
             }
             Event::Updates { updates, pid, .. } => {
                 self.fpm.last_message = Some(jiff::Timestamp::now());
@@ -156,6 +157,7 @@ impl Agent {
                 }
             }
             Report::AuditEnd(result) => self.audit_ended(result, now),
+            Report::FeedbackSupport(epoch, support) => self.feedback_probed(epoch, support),
             Report::Survey(result, took) => {
                 self.surveying = false;
                 self.next_survey = now + (took * 20).max(SURVEY_EVERY);
@@ -224,6 +226,7 @@ impl Agent {
                     self.thawed();
                 }
                 self.listen_fpm();
+                self.settle_feedback();
             }
             Err(error) => {
                 tracing::error!(why, "manifests cannot be read, the former ones stay in force: {error:#}");

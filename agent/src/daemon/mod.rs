@@ -9,6 +9,7 @@ mod apply;
 mod backoff;
 mod environment;
 mod events;
+mod feedback;
 mod manifests;
 mod observed;
 mod options;
@@ -26,7 +27,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
-use zebra_fpm::server::{Event, EventReceiver, Server, ServerOptions};
+use zebra_fpm::netlink::FeedbackUnsupported;
+use zebra_fpm::server::{Epoch, Event, EventReceiver, FeedbackSender, Server, ServerOptions};
 
 use self::apply::Switch;
 use self::environment::Environment;
@@ -79,6 +81,8 @@ enum Report {
     AuditRoutes(Vec<KernelRoute>),
     AuditEnd(Result<(), KernelError>),
     Survey(Result<Survey, KernelError>, Duration),
+    /// Whether the zebra of this session acts on feedback, as far as its version is known.
+    FeedbackSupport(Epoch, Result<(), FeedbackUnsupported>),
 }
 
 /// What has to be done again.
@@ -103,6 +107,8 @@ struct FpmView {
     second_client: Option<(SocketAddr, SocketAddr)>,
     last_disconnect: Option<String>,
     replay_began: Option<Instant>,
+    /// Whether this session's zebra can be told what became of its routes; `None` until that is known.
+    feedback_support: Option<Result<(), FeedbackUnsupported>>,
 }
 
 /// All state of the agent.
@@ -135,6 +141,7 @@ struct Agent {
     fpm_events: Option<EventReceiver>,
     /// Listens as long as it is kept.
     fpm_server: Option<Server>,
+    fpm_feedback: Option<FeedbackSender>,
     conditions: ConditionSet,
     persisted: Persisted,
     switch: Switch,
@@ -294,6 +301,7 @@ impl Agent {
             fpm: FpmView::default(),
             fpm_events: None,
             fpm_server: None,
+            fpm_feedback: None,
             conditions: ConditionSet::default(),
             persisted,
             switch: Switch::open(&options.state_dir),
@@ -319,11 +327,13 @@ impl Agent {
         }
         self.fpm_events = None;
         self.fpm_server = None;
+        self.fpm_feedback = None;
         match Server::bind(address, ServerOptions::default()) {
             Ok((server, events)) => {
                 self.fpm.listen = Some(server.local_addr());
                 self.fpm.error = None;
                 self.fpm_events = Some(events);
+                self.fpm_feedback = Some(server.feedback());
                 self.fpm_server = Some(server);
             }
             Err(error) => {

@@ -30,6 +30,7 @@ impl Agent {
                 break;
             }
         }
+        self.send_feedback();
         metrics::set(&self.metrics.reconcile.queue, self.engine.backlog());
         self.persisted.set_synced_pid(self.engine.feed().synced_pid());
         self.start_survey(now);

@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use zebra_fpm::Update;
+use zebra_fpm::netlink::FeedbackUnsupported;
 use zebra_fpm::server::EventReceiver;
 
 use super::observed::answers;
@@ -185,6 +186,13 @@ fn objects(agent: &Agent) -> Vec<ObjectStatus> {
             status.message.clone_from(&problem.message);
         }
     }
+    if let Some(why) = agent.feedback_refused()
+        && let Some(config) = objects.iter_mut().find(|status| status.kind == "DataplaneConfig")
+        && config.message.is_empty()
+    {
+        reason::UNSUPPORTED.clone_into(&mut config.reason);
+        config.message = not_answered(why);
+    }
     objects.sort_by_key(|status| (status.accepted, status.message.is_empty()));
     objects.truncate(MAX_OBJECTS);
     objects
@@ -307,7 +315,10 @@ fn fpm_connected(agent: &Agent) -> Verdict {
             reason::PEER_REPLACED,
             format!("{new} took over from {old}: is there a second zebra with `fpm address {listen}`?"),
         ),
-        (true, None, _) => Verdict::new(true, reason::CONNECTED, ""),
+        (true, None, _) => match agent.feedback_refused() {
+            Some(why) => Verdict::new(true, reason::FEEDBACK_UNSUPPORTED, not_answered(why)),
+            None => Verdict::new(true, reason::CONNECTED, ""),
+        },
         (false, _, 0) => Verdict::new(
             false,
             reason::NEVER_CONNECTED,
@@ -318,6 +329,10 @@ fn fpm_connected(agent: &Agent) -> Verdict {
         ),
         _ => Verdict::new(false, reason::LOST, view.last_disconnect.clone().unwrap_or_default()),
     }
+}
+
+fn not_answered(why: FeedbackUnsupported) -> String {
+    format!("fpm.offloadAck: {why}. Start zebra without `--asic-offload=notify_on_offload`, or upgrade FRR")
 }
 
 fn synchronized(agent: &Agent, counts: &Counts) -> Verdict {

@@ -49,11 +49,6 @@ pub fn build(loaded: &Loaded, node_labels: &BTreeMap<String, String>, previous: 
     let mut report = Report::default();
     let asking = select(loaded, node_labels, &mut report);
     let config = config::resolve(asking.config);
-    if config.offload_ack {
-        let message = "fpm.offloadAck: this version does not answer zebra yet: start zebra without `--asic-offload`, or BGP \
-                       with `suppress-fib-pending` waits for ever";
-        report.refuse(&dataplane_config(), reason::UNSUPPORTED, message.to_owned());
-    }
     let identities = asking.identities(&config, previous);
     let vrfs = vrf::merge(&asking.attachments, &config, &identities, previous, &mut report);
     let imports = import::merge(&asking.imports, &config, &identities, previous, &mut report);

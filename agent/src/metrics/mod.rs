@@ -53,6 +53,8 @@ word_label! {
     ReloadResult { result }
     /// Label `condition`: a condition of `docs/cli.md`.
     Condition { condition }
+    /// Label `outcome`: of a route, as zebra was told.
+    RouteOutcome { outcome }
 }
 
 /// Labels of a kernel operation.
@@ -155,6 +157,7 @@ stage! {
         frames: Counter = "fpm_frames", "Frames received";
         bytes: Counter = "fpm_bytes", "Bytes received";
         updates: Family<Kind, Counter> = "fpm_updates", "Updates received, by kind (route, route_del, nexthop, nexthop_del, other)";
+        feedback: Family<RouteOutcome, Counter> = "fpm_feedback", "Routes that zebra was told about (`fpm.offloadAck`), by what: offload (it forwards) or offload_failed";
         decode_errors: Counter = "fpm_decode_errors", "Frames or messages that could not be decoded; each ends its session";
         replay_seconds: Seconds = "fpm_replay_seconds", "Seconds that the last complete replay took";
     }

@@ -151,6 +151,9 @@ pub struct ImportPlan {
     inline_default: bool,
     /// Why nothing of it is programmed, if so.
     pub blocked: Option<&'static str>,
+    /// What zebra writes into `from.table` forwards nothing by itself (`zebra -R`): main and the tables of VRF
+    /// devices do.
+    pub diverted: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -211,6 +214,7 @@ impl Plan {
             onlink: table_only || import.into.table != TABLE_MAIN,
             inline_default: import.into.table == TABLE_MAIN,
             blocked,
+            diverted: import.program && !forwards_by_itself(import.from_table, links),
             import: import.clone(),
         });
     }
@@ -285,6 +289,11 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel looks this table up without anybody's rule.
+fn forwards_by_itself(table: u32, links: &Links) -> bool {
+    table == TABLE_MAIN || links.values().any(|link| link.vrf_table == Some(table))
 }
 
 impl ImportPlan {

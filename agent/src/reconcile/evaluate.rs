@@ -12,7 +12,7 @@ use crate::intent::types::OnLimit;
 use crate::model::ops::RouteOp;
 use crate::model::{Family, RouteTarget, Special};
 use crate::plan::{ImportPlan, Rejection};
-use crate::rib::{HopSet, Learned, LearnedTarget, Resolved, canonical};
+use crate::rib::{Answer, HopSet, Learned, LearnedTarget, Resolved, canonical};
 
 /// What should be at a key.
 pub(super) enum Desired {
@@ -443,8 +443,9 @@ impl Engine {
 
     fn view_set(&self, view: View) -> Option<HopSet> {
         let import = self.plan.imports.get(usize::from(view.import))?;
+        let target = LearnedTarget::Nexthop(view.id);
         let learned =
-            Learned { target: LearnedTarget::Nexthop(view.id), protocol: 0, generation: view.generation };
+            Learned { target, protocol: 0, generation: view.generation, answer: Answer::default() };
         let family = if view.v6 { Family::Ipv6 } else { Family::Ipv4 };
         match self.rib.resolve(&learned, family) {
             Resolved::Hops(hops) => Some(import.hops(&hops)).filter(|hops| !hops.is_empty()),

@@ -42,6 +42,11 @@ impl Engine {
                     self.changed_ids.insert(id);
                     self.changed_ids.extend(self.rib.groups_of(id).collect::<SmallVec<[u32; 8]>>());
                 }
+                Change::Ignored => {
+                    if let Update::Route(route) = update {
+                        self.answer_ignored(route);
+                    }
+                }
                 Change::None => {}
             }
         }
@@ -53,6 +58,9 @@ impl Engine {
     fn route_changed(&mut self, table: u32, prefix: IpNet, present: bool, now: Instant) {
         let targets: SmallVec<[(u32, u32); 2]> =
             self.plan.imports_from(table).map(|(_, import)| import.target(&prefix)).collect();
+        if targets.is_empty() {
+            self.answer(table, &prefix);
+        }
         for (into, metric) in targets {
             let target = self.target_id(into, metric);
             // An explicit delete ends the benefit of the doubt that a route from before our start has.

@@ -9,6 +9,7 @@ mod audit;
 mod bodies;
 mod evaluate;
 mod feed;
+mod feedback;
 mod learn;
 mod nexthops;
 mod outcome;
@@ -29,6 +30,8 @@ pub use self::audit::Audit;
 use self::bodies::{Bodies, BodySlot};
 use self::evaluate::Outcome;
 pub use self::feed::{Feed, FeedState};
+use self::feedback::Answers;
+pub use self::feedback::Feedback;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
 pub use self::rules::{RuleChanges, diff_rules};
@@ -177,6 +180,7 @@ pub struct Engine {
     dirty_since: Option<Instant>,
     latency: Option<Duration>,
     stats: EngineStats,
+    answers: Answers,
 }
 
 impl Engine {
@@ -219,6 +223,7 @@ impl Engine {
             dirty_since: None,
             latency: None,
             stats: EngineStats::default(),
+            answers: Answers::default(),
         }
     }
 
@@ -275,6 +280,7 @@ impl Engine {
         // Contributions are renumbered with the imports: they are counted anew as keys are evaluated.
         self.entries.for_each_mut(|entry| entry.contribution = 0);
         self.forget_views();
+        self.answers.review = true;
         self.mark_everything(now);
     }
 
@@ -459,8 +465,10 @@ impl Engine {
                 continue;
             }
             self.reconcile_key(key, &mut ops, now);
+            self.evaluated(key);
         }
         self.dirty.extend(deferred);
+        self.answer_united();
         if ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty() {
             self.collect_garbage(&mut ops, now);
         }

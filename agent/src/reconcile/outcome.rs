@@ -27,6 +27,7 @@ impl Engine {
                 Pending::Delete { key } => self.delete_done(key, error, now),
             }
         }
+        self.answer_united();
         if self.in_flight.is_empty()
             && self.queue.is_empty()
             && self.dirty.is_empty()
@@ -60,6 +61,7 @@ impl Engine {
         }
         old.into_iter().for_each(|old| self.bodies.release(old));
         self.failures.remove(&key);
+        self.acknowledged(key);
     }
 
     /// The kernel refused a route: what stood there before still stands.
@@ -83,6 +85,7 @@ impl Engine {
             _ => self.drop_entry(key),
         }
         self.fail(key, errno, text, now);
+        self.acknowledged(key);
     }
 
     pub(super) fn drop_entry(&mut self, key: Key) {
@@ -99,6 +102,7 @@ impl Engine {
                 }
                 self.stats.refused += 1;
                 self.fail(key, errno, text, now);
+                self.acknowledged(key);
             }
             _ => {
                 if let Some(entry) = self.entries.get(key.0, &key.1).copied() {

@@ -45,6 +45,20 @@ pub enum LearnedTarget {
     Special(Special),
 }
 
+/// What zebra was told about a route (`fpm.offloadAck`). Kept with the route, where a byte is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Answer {
+    /// Nothing: it was announced, and nothing came of that yet.
+    #[default]
+    Owed,
+    /// Nothing: it was looked at since, but its programming waits for something.
+    Pending,
+    /// `RTM_F_OFFLOAD`
+    Done,
+    /// `RTM_F_OFFLOAD_FAILED`
+    Failed,
+}
+
 /// A learned route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Learned {
@@ -54,6 +68,8 @@ pub struct Learned {
     pub protocol: u8,
     /// When it was last announced.
     pub generation: Generation,
+    /// What zebra was told about this announcement.
+    pub answer: Answer,
 }
 
 /// The rare attributes of a route, and nexthops that came within it.
@@ -114,6 +130,8 @@ pub enum Change {
     },
     /// This nexthop object of the current generation changed; routes by it and by groups with it are affected.
     Nexthop(u32),
+    /// A route that is never programmed: with a source prefix, or of a type that forwards to nowhere.
+    Ignored,
     /// Nothing that concerns us.
     None,
 }
@@ -222,7 +240,7 @@ impl Rib {
         }
         if route.key.src.is_some() {
             self.ignored.source_specific += 1;
-            return Change::None;
+            return Change::Ignored;
         }
         let target = match route.kind {
             RouteKind::Blackhole => LearnedTarget::Special(Special::Blackhole),
@@ -234,10 +252,11 @@ impl Rib {
             },
             RouteKind::Other(_) => {
                 self.ignored.other_type += 1;
-                return Change::None;
+                return Change::Ignored;
             }
         };
-        let learned = Learned { target, protocol: route.protocol.0, generation: self.generation() };
+        let generation = self.generation();
+        let learned = Learned { target, protocol: route.protocol.0, generation, answer: Answer::Owed };
         if self.routes.insert(table, &prefix, learned).is_none() {
             self.count(table, 1);
         }
@@ -321,6 +340,13 @@ impl Rib {
     #[must_use]
     pub fn get(&self, table: u32, prefix: &IpNet) -> Option<Learned> {
         self.routes.get(table, prefix).copied()
+    }
+
+    /// Notes what zebra was told about a route.
+    pub fn set_answer(&mut self, table: u32, prefix: &IpNet, answer: Answer) {
+        if let Some(learned) = self.routes.get_mut(table, prefix) {
+            learned.answer = answer;
+        }
     }
 
     /// The rare attributes of a route.

@@ -50,6 +50,7 @@ words! {
     NEVER_CONNECTED = "NeverConnected", "No zebra has connected since the agent started.";
     LOST = "Lost", "The session ended.";
     PEER_REPLACED = "PeerReplaced", "A second zebra connected and won; the message names both.";
+    FEEDBACK_UNSUPPORTED = "FeedbackUnsupported", "A session is up, but this FRR cannot use the answers that `fpm.offloadAck` asks for: none is sent.";
     LISTEN_FAILED = "ListenFailed", "The FPM address cannot be listened on.";
     // Synchronized
     IN_SYNC = "InSync", "The replay is complete.";

@@ -1,15 +1,12 @@
 //! FRR's side: zebra, its FPM module, its options, and the session.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 
-use super::host::{Host, Process, TcpState};
+use zebra_fpm::netlink::feedback_support;
+
 use super::{Check, Finding, Severity};
-
-/// Where distributions and FRR's own packages put it; only root writes there.
-const ZEBRA: [&str; 4] =
-    ["/usr/lib/frr/zebra", "/usr/libexec/frr/zebra", "/usr/local/sbin/zebra", "/usr/sbin/zebra"];
+use crate::host::zebra::{self, PROGRAMS, Version, modules, option, version_of};
+use crate::host::{Host, Process, TcpState};
 
 /// Oldest FRR that is tested.
 const OLDEST: Version = Version(8, 4);
@@ -20,19 +17,8 @@ const ROUTING_TABLE: Version = Version(9, 1);
 const ADD_MODULE: &str = "add `-M dplane_fpm_nl` to zebra_options in /etc/frr/daemons (with FRR-K8s: in the ConfigMap \
                           frr-startup) and restart FRR";
 
-/// Major and minor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub(super) u32, pub(super) u32);
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.0, self.1)
-    }
-}
-
-pub(super) fn check(host: &Host, listen: SocketAddr, agent: bool) -> Vec<Finding> {
-    let zebras: Vec<Process> =
-        host.processes().into_iter().filter(|process| process.name == "zebra").collect();
+pub(super) fn check(host: &Host, listen: SocketAddr, agent: bool, offload_ack: Option<bool>) -> Vec<Finding> {
+    let zebras = zebra::all(host);
     let mut findings = Vec::new();
     let [zebra] = &zebras[..] else {
         findings.push(no_single_zebra(host, &zebras));
@@ -43,6 +29,7 @@ pub(super) fn check(host: &Host, listen: SocketAddr, agent: bool) -> Vec<Finding
     findings.push(age(zebra, version));
     findings.push(module(zebra));
     findings.push(routing_table(zebra, version));
+    findings.extend(feedback(zebra, version, offload_ack));
     findings.push(session(host, listen, agent, modules(zebra).contains(&"dplane_fpm_nl")));
     findings
 }
@@ -59,27 +46,13 @@ fn no_single_zebra(host: &Host, zebras: &[Process]) -> Finding {
             "stop all but one",
         );
     }
-    let (what, fix) = if ZEBRA.iter().any(|path| host.path(path).exists()) {
+    let (what, fix) = if PROGRAMS.iter().any(|path| host.path(path).exists()) {
         ("zebra is installed, but does not run in this network namespace", "start FRR: `systemctl start frr`")
     } else {
         ("zebra does not run in this network namespace, and is not installed", "install the package `frr`")
     };
     let why = "without it no route is learned (a container sees other processes only with hostPID)";
     Finding::bad(Severity::Error, CHECK, what, why, fix)
-}
-
-/// Asks the program itself; only where its files are ours, and from a known place: anybody may call a process zebra.
-fn version_of(zebra: &Process) -> Option<Version> {
-    let program = ZEBRA.into_iter().find(|path| zebra.program.as_deref() == Some(Path::new(path)))?;
-    let output = Command::new(program).arg("--version").output().ok()?;
-    parse_version(&String::from_utf8_lossy(&output.stdout))
-}
-
-/// `zebra version 8.4.4`
-pub(super) fn parse_version(text: &str) -> Option<Version> {
-    let version = text.lines().find_map(|line| line.strip_prefix("zebra version "))?;
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some(Version(numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn age(zebra: &Process, version: Option<Version>) -> Finding {
@@ -97,33 +70,6 @@ fn age(zebra: &Process, version: Option<Version>) -> Finding {
         ),
         Some(version) => Finding::ok(CHECK, format!("zebra {version} runs (pid {})", zebra.pid)),
     }
-}
-
-/// Values of an option in its forms `-M x`, `-Mx`, `--module x` and `--module=x`.
-fn option<'a>(zebra: &'a Process, short: &str, long: &str) -> Vec<&'a str> {
-    let mut values = Vec::new();
-    let mut arguments = zebra.arguments.iter().skip(1).map(String::as_str);
-    while let Some(argument) = arguments.next() {
-        if argument == short || argument == long {
-            values.extend(arguments.next());
-        } else if let Some(value) = argument.strip_prefix(long).and_then(|rest| rest.strip_prefix('=')) {
-            values.push(value);
-        } else if let Some(value) = argument.strip_prefix(short)
-            && !argument.starts_with("--")
-        {
-            values.push(value);
-        }
-    }
-    values
-}
-
-/// Modules without their options and paths: `fpm:netlink` is `fpm`.
-fn modules(zebra: &Process) -> Vec<&str> {
-    option(zebra, "-M", "--module")
-        .into_iter()
-        .filter_map(|module| module.split(':').next())
-        .map(|module| module.rsplit('/').next().unwrap_or(module).trim_start_matches("zebra_"))
-        .collect()
 }
 
 fn module(zebra: &Process) -> Finding {
@@ -186,6 +132,57 @@ fn routing_table(zebra: &Process, version: Option<Version>) -> Finding {
              and import `from: {table: 5000}`",
         ),
     }
+}
+
+/// Whether zebra gets the answers that it waits for. Nothing to say where neither side wants any; `offload_ack` is not
+/// known without manifests.
+fn feedback(zebra: &Process, version: Option<Version>, offload_ack: Option<bool>) -> Option<Finding> {
+    const CHECK: Check = Check::FrrFeedback;
+    const OPTION: &str = "--asic-offload=notify_on_offload";
+    // zebra has no short form of it; without a value it means notify_on_ack, which waits for nobody.
+    let waits = option(zebra, "--asic-offload", "--asic-offload").contains(&"notify_on_offload");
+    if !waits && offload_ack != Some(true) {
+        return None;
+    }
+    let unsupported = version.and_then(|Version(major, minor)| feedback_support(major, minor).err());
+    Some(match (unsupported, waits, offload_ack) {
+        (Some(why), true, _) => Finding::bad(
+            Severity::Error,
+            CHECK,
+            format!("zebra runs with {OPTION}, but {why}"),
+            "its routes stay queued, and BGP with `suppress-fib-pending` advertises none of them",
+            format!("remove {OPTION} from zebra_options, or upgrade FRR; then restart it"),
+        ),
+        (Some(why), false, _) => Finding::bad(
+            Severity::Warning,
+            CHECK,
+            format!("fpm.offloadAck is set, but {why}"),
+            "the agent does not answer such a zebra",
+            "upgrade FRR, or remove fpm.offloadAck",
+        ),
+        (None, true, Some(false)) => Finding::bad(
+            Severity::Warning,
+            CHECK,
+            format!("zebra runs with {OPTION}, but the agent is not told to answer"),
+            "routes stay queued, and BGP with `suppress-fib-pending` advertises none of them",
+            "set `fpm: {offloadAck: true}` in DataplaneConfig",
+        ),
+        (None, true, None) => Finding::bad(
+            Severity::Note,
+            CHECK,
+            format!("zebra runs with {OPTION}"),
+            "without answers of the agent its routes stay queued",
+            "see that DataplaneConfig has `fpm: {offloadAck: true}`; with --config this is checked",
+        ),
+        (None, false, _) => Finding::bad(
+            Severity::Note,
+            CHECK,
+            format!("fpm.offloadAck is set, but zebra runs without {OPTION}"),
+            "zebra shows the answers in `show ip route`; BGP does not wait for them",
+            format!("add {OPTION} to zebra_options and restart FRR where `bgp suppress-fib-pending` shall wait"),
+        ),
+        (None, true, Some(true)) => Finding::ok(CHECK, "zebra waits for the kernel's acknowledgement of its routes"),
+    })
 }
 
 fn session(host: &Host, listen: SocketAddr, agent: bool, module: bool) -> Finding {

@@ -4,7 +4,6 @@
 //! they read, so that tests can give them another one.
 
 mod frr;
-mod host;
 mod node;
 mod ownership;
 mod steering;
@@ -19,11 +18,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use self::host::Host;
 use super::output::{self, Format};
 use super::{Global, Outcome, block_on};
 use crate::api::NodeRoutingStateStatus;
 use crate::control::{Client, Request, Response};
+use crate::host::Host;
 use crate::intent;
 use crate::intent::types::Config;
 use crate::kernel::observe;
@@ -63,6 +62,7 @@ pub(super) enum Check {
     FrrZebra,
     FrrModule,
     FrrRoutingTable,
+    FrrFeedback,
     FpmSession,
     KernelVersion,
     KernelFeatures,
@@ -132,7 +132,8 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs, out: &mut dyn Write) ->
     let agent = ask(global);
     let listen =
         args.fpm_listen.or_else(|| agent.as_ref()?.fpm.listen.parse().ok()).unwrap_or(owned.fpm_listen);
-    let mut findings = frr::check(&host, listen, agent.is_some());
+    let offload_ack = args.config.as_ref().map(|_| owned.offload_ack);
+    let mut findings = frr::check(&host, listen, agent.is_some(), offload_ack);
     if agent.as_ref().is_some_and(|status| status.imports.is_empty()) {
         // Nothing is imported: FRR may be away.
         findings.iter_mut().for_each(|finding| finding.severity = finding.severity.min(Severity::Note));

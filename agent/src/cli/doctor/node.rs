@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::programs::ProgramType;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::host::Host;
+use crate::host::Host;
 use super::{Check, Finding, Severity, some_of};
 use crate::steering;
 

@@ -36,10 +36,14 @@ impl Fake {
 
     /// What zebra's checks say of one zebra with these options, no agent running.
     fn zebra(options: &[&str]) -> Vec<Finding> {
+        Self::configured_zebra(options, None)
+    }
+
+    fn configured_zebra(options: &[&str], offload_ack: Option<bool>) -> Vec<Finding> {
         let fake = Self::new();
         let arguments = [&["/usr/lib/frr/zebra", "-d", "-A", "127.0.0.1"], options].concat();
         fake.process("100", "zebra", &arguments, "net:[1]");
-        frr::check(&fake.host(), listen(), false)
+        frr::check(&fake.host(), listen(), false, offload_ack)
     }
 }
 
@@ -100,10 +104,28 @@ fn the_routing_table_is_judged() {
 }
 
 #[test]
+fn zebra_and_agent_agree_on_feedback() {
+    const WAITS: &[&str] = &["--asic-offload=notify_on_offload"];
+    for (options, offload_ack, expected) in [
+        (WAITS, Some(true), Some(Severity::Ok)),
+        (WAITS, Some(false), Some(Severity::Warning)),
+        (WAITS, None, Some(Severity::Note)),
+        (&["--asic-offload"], Some(true), Some(Severity::Note)),
+        (&[], Some(true), Some(Severity::Note)),
+        (&[], Some(false), None),
+        (&["--asic-offload=notify_on_ack"], None, None),
+    ] {
+        let findings = Fake::configured_zebra(options, offload_ack);
+        let found = findings.iter().find(|finding| finding.check == Check::FrrFeedback);
+        assert_eq!(found.map(|finding| finding.severity), expected, "{options:?} {offload_ack:?}");
+    }
+}
+
+#[test]
 fn a_zebra_of_another_namespace_is_not_ours() {
     let fake = Fake::new();
     fake.process("100", "zebra", &["/usr/lib/frr/zebra", "-M", "dplane_fpm_nl"], "net:[2]");
-    let findings = frr::check(&fake.host(), listen(), false);
+    let findings = frr::check(&fake.host(), listen(), false, None);
     assert_eq!(severity(&findings, "frr-zebra"), Severity::Error);
 }
 
@@ -113,7 +135,7 @@ fn two_zebras_are_named() {
     for pid in ["100", "200"] {
         fake.process(pid, "zebra", &["/usr/lib/frr/zebra"], "net:[1]");
     }
-    let findings = frr::check(&fake.host(), listen(), false);
+    let findings = frr::check(&fake.host(), listen(), false, None);
     let zebra = find(&findings, "frr-zebra");
     assert_eq!(zebra.severity, Severity::Warning);
     assert!(zebra.what.contains("100, 200"), "{}", zebra.what);
@@ -121,7 +143,7 @@ fn two_zebras_are_named() {
 
 #[test]
 fn versions_as_zebra_prints_them() {
-    use super::frr::{Version, parse_version};
+    use crate::host::zebra::{Version, parse_version};
     assert_eq!(parse_version("zebra version 8.4.4\nCopyright"), Some(Version(8, 4)));
     assert_eq!(parse_version("zebra version 10.3-dev\n"), Some(Version(10, 3)));
     assert_eq!(parse_version("zebra: unknown"), None);
@@ -139,7 +161,7 @@ fn the_session_is_seen_in_the_socket_table() {
         let fake = Fake::new();
         fake.file("proc/self/net/tcp", &format!("{HEADER}{lines}"));
         fake.process("100", "zebra", &["/usr/lib/frr/zebra", "-M", "dplane_fpm_nl"], "net:[1]");
-        find(&frr::check(&fake.host(), listen(), agent), "fpm-session").clone()
+        find(&frr::check(&fake.host(), listen(), agent, None), "fpm-session").clone()
     };
     let session = verdict(&format!("{LISTEN}{SESSION}"), true);
     assert_eq!(session.severity, Severity::Ok);

@@ -1,5 +1,7 @@
 //! The host as files show it: processes of this network namespace, sockets, sysctls, configuration.
 
+pub(crate) mod zebra;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,31 +9,31 @@ use std::path::PathBuf;
 
 /// A tree with `proc`, `sys` and `etc`.
 #[derive(Debug, Clone)]
-pub(super) struct Host {
+pub(crate) struct Host {
     root: PathBuf,
 }
 
 /// A process of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) pid: u32,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
     /// At most 15 bytes (`/proc/PID/comm`).
-    pub(super) name: String,
-    pub(super) arguments: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) arguments: Vec<String>,
     /// What it runs, where its files are ours (same mount namespace, same root).
-    pub(super) program: Option<PathBuf>,
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// A TCP socket of this network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TcpSocket {
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
-    pub(super) state: TcpState,
+pub(crate) struct TcpSocket {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) state: TcpState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TcpState {
+pub(crate) enum TcpState {
     Established,
     Listen,
     Other,
@@ -39,32 +41,32 @@ pub(super) enum TcpState {
 
 impl Host {
     /// The host that this process runs on.
-    pub(super) fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Self { root: PathBuf::from("/") }
     }
 
     #[cfg(test)]
-    pub(super) fn at(root: &std::path::Path) -> Self {
+    pub(crate) fn at(root: &std::path::Path) -> Self {
         Self { root: root.to_owned() }
     }
 
     /// An absolute path of the host, in the tree that is read.
-    pub(super) fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
     /// A file's content without the final newline.
-    pub(super) fn read(&self, path: &str) -> Option<String> {
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.path(path)).ok().map(|text| text.trim_end().to_owned())
     }
 
     /// A sysctl: `net/ipv4/conf/all/rp_filter`.
-    pub(super) fn sysctl(&self, name: &str) -> Option<String> {
+    pub(crate) fn sysctl(&self, name: &str) -> Option<String> {
         self.read(&format!("/proc/sys/{name}"))
     }
 
     /// Names of a directory's entries, sorted; none where it cannot be read.
-    pub(super) fn list(&self, path: &str) -> Vec<String> {
+    pub(crate) fn list(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
         let mut names: Vec<String> =
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -73,7 +75,7 @@ impl Host {
     }
 
     /// Processes of this network namespace, by pid. Those of others are not ours to judge.
-    pub(super) fn processes(&self) -> Vec<Process> {
+    pub(crate) fn processes(&self) -> Vec<Process> {
         let link = |pid: &str, what: &str| fs::read_link(self.path(&format!("/proc/{pid}/{what}"))).ok();
         let ours = |what| link("self", what);
         let (net, mount, root) = (ours("ns/net"), ours("ns/mnt"), ours("root"));
@@ -98,7 +100,7 @@ impl Host {
     }
 
     /// TCP sockets of this network namespace.
-    pub(super) fn tcp_sockets(&self) -> Vec<TcpSocket> {
+    pub(crate) fn tcp_sockets(&self) -> Vec<TcpSocket> {
         ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
             .iter()
             .filter_map(|path| self.read(path))
@@ -108,7 +110,7 @@ impl Host {
 
     /// Values of a key in ini files: `DIR/NAME` and `DIR/NAME.d/*.conf` under `/etc`, `/run`, `/usr/lib`, the deciding one
     /// (systemd: later file names win, whatever their directory; the main file counts least).
-    pub(super) fn ini(&self, directory: &str, name: &str, key: &str) -> Option<String> {
+    pub(crate) fn ini(&self, directory: &str, name: &str, key: &str) -> Option<String> {
         let roots = ["/usr/lib", "/run", "/etc"];
         let mains = roots.iter().map(|root| format!("{root}/{directory}/{name}"));
         // Of two files with one name the one of the later root masks the other.
