@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zebra_fpm::frame::{Encoding, FrameDecoder, write_frame};
 use zebra_fpm::netlink::{Offload, encode, write_feedback};
-use zebra_fpm::{Decoder, Protocol, Record, RouteKey, RouteKind, TableId, Update, decode_frame};
+use zebra_fpm::{
+    Decoder, IfIndex, Nexthop, Protocol, Record, Route, RouteKey, RouteKind, TableId, Target, Update,
+    decode_frame,
+};
 
 fn tests_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -113,6 +116,50 @@ fn what_dplane_fpm_nl_sent_encodes_to_the_same_bytes() {
     assert!(frames > 300, "{frames} frames");
 }
 
+/// As FRR's own `fpm_listener -r` answers, which every version with feedback acts on: what came, with a flag set. (The
+/// sender's number and the flags of the netlink header are not looked at, but for `NLM_F_REQUEST`.)
+#[test]
+fn feedback_reflects_the_route_as_it_came() {
+    let mut reflected = 0;
+    // The old module orders attributes otherwise, and reads no feedback.
+    let new_module = |path: &PathBuf| !stem(path).starts_with("of844") && !stem(path).contains("-old-");
+    for path in captures().into_iter().filter(new_module) {
+        let bytes = fs::read(&path).unwrap();
+        let mut frames = FrameDecoder::new();
+        frames.extend(&bytes);
+        while let Some(frame) = frames.next_frame().unwrap() {
+            let mut updates = Vec::new();
+            decode_frame(&frame, &mut updates).unwrap();
+            let ([Update::Route(route)], Encoding::Netlink) = (&*updates, frame.encoding) else { continue };
+            let mut expected = frame.payload.to_vec();
+            zero_padding_of_via(&updates, &mut expected);
+            expected[6..8].copy_from_slice(&1u16.to_ne_bytes());
+            expected[12..16].fill(0);
+            expected[25] |= 0x40;
+            let mut answer = Vec::new();
+            write_feedback(route, Offload::Done, &mut answer).unwrap();
+            assert_eq!(answer[4..], expected, "{}", path.display());
+            reflected += 1;
+        }
+    }
+    assert!(reflected > 500, "{reflected}");
+}
+
+#[test]
+fn feedback_fits_what_zebra_reads_at_a_time() {
+    let nexthops = (1..1100).map(|index| Nexthop::new(None, Some(IfIndex(index)))).collect();
+    let key = RouteKey::new(TableId::MAIN, "192.0.2.0/24".parse().unwrap());
+    let route = Route::new(key, Protocol::BGP, RouteKind::Unicast, Target::Nexthops(nexthops));
+    let mut answer = Vec::new();
+    write_feedback(&route, Offload::Failed, &mut answer).unwrap();
+    let mut frames = FrameDecoder::new();
+    frames.extend(&answer);
+    let mut updates = Vec::new();
+    decode_frame(&frames.next_frame().unwrap().unwrap(), &mut updates).unwrap();
+    let expected = Route { target: Target::None, flags: 0x2000_0000, ..route };
+    assert_eq!(updates, [Update::Route(expected)]);
+}
+
 /// zebra does not clear the two bytes after an `RTA_VIA` with an IPv6 address.
 fn zero_padding_of_via(updates: &[Update], payload: &mut [u8]) {
     let header = [22, 0, 18, 0, 10, 0];
@@ -134,8 +181,11 @@ fn feedback_is_what_zebra_was_seen_to_accept() {
         let failed = if outcome == Offload::Failed { "-failed" } else { "" };
         let file = tests_dir().join(format!("captures/feedback-offload{failed}-{name}.bin"));
         let key = RouteKey::new(TableId(table), prefix.parse().unwrap());
+        // The least that zebra 10.7 acts on.
+        let route =
+            Route { metric: None, ..Route::new(key, Protocol::BGP, RouteKind::Unicast, Target::None) };
         let mut frame = Vec::new();
-        write_feedback(&key, Protocol::BGP, RouteKind::Unicast, outcome, &mut frame).unwrap();
+        write_feedback(&route, outcome, &mut frame).unwrap();
         assert_eq!(frame, fs::read(&file).unwrap(), "{}", file.display());
     }
 }

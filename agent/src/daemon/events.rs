@@ -122,6 +122,8 @@ impl Agent {
             } else {
                 self.engine.route_vanished(route, now);
             }
+        } else if added {
+            self.engine.foreign_appeared(route);
         }
         self.routes_changed();
         self.todo.survey = true;

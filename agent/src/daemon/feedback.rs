@@ -45,27 +45,25 @@ impl Agent {
 
     /// Hands the engine's answers to the session that announced the routes; never waits.
     pub(super) fn send_feedback(&mut self) {
-        let answers = self.engine.take_feedback();
-        let (Some(sender), false) = (&self.fpm_feedback, answers.is_empty()) else { return };
+        let Some(sender) = &self.fpm_feedback else { return };
         let epoch = Epoch(self.fpm.epoch);
-        let (mut done, mut failed, mut sent) = (0, 0, 0);
-        for answer in &answers {
-            match sender.send(epoch, &answer.key, answer.protocol, answer.kind, answer.outcome) {
+        let (mut done, mut failed) = (0, 0);
+        self.engine.drain_feedback(|route, outcome| {
+            match sender.send(epoch, route, outcome) {
                 Ok(()) => {}
                 // The next session's replay asks again.
-                Err(FeedbackError::NoSession) => break,
+                Err(FeedbackError::NoSession) => return true,
                 Err(error @ (FeedbackError::Full(_) | FeedbackError::Frame(_))) => {
                     tracing::debug!(%error, "feedback waits");
-                    self.engine.return_feedback(answers.get(sent..).unwrap_or_default());
-                    break;
+                    return false;
                 }
             }
-            sent += 1;
-            match answer.outcome {
+            match outcome {
                 Offload::Done => done += 1,
                 Offload::Failed => failed += 1,
             }
-        }
+            true
+        });
         for (outcome, count) in [("offload", done), ("offload_failed", failed)] {
             if count > 0 {
                 self.metrics.fpm.feedback.get_or_create(&RouteOutcome { outcome }).inc_by(count);

@@ -444,8 +444,7 @@ impl Engine {
     fn view_set(&self, view: View) -> Option<HopSet> {
         let import = self.plan.imports.get(usize::from(view.import))?;
         let target = LearnedTarget::Nexthop(view.id);
-        let learned =
-            Learned { target, protocol: 0, generation: view.generation, answer: Answer::default() };
+        let learned = Learned { target, protocol: 0, generation: view.generation, answer: Answer::default() };
         let family = if view.v6 { Family::Ipv6 } else { Family::Ipv4 };
         match self.rib.resolve(&learned, family) {
             Resolved::Hops(hops) => Some(import.hops(&hops)).filter(|hops| !hops.is_empty()),

@@ -16,34 +16,24 @@
 use ipnet::IpNet;
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
+use zebra_fpm::Route;
 use zebra_fpm::netlink::Offload;
-use zebra_fpm::{Protocol, Route, RouteKey as FpmKey, RouteKind, TableId};
 
 use super::{Engine, IN_FLIGHT, INSTALLED, Key};
-use crate::model::{Family, Special};
-use crate::rib::{Answer, Learned, LearnedTarget, Resolved, Unresolved};
+use crate::model::Family;
+use crate::rib::{Answer, Learned, Resolved, Unresolved};
 
 /// Answers of one review at most: what does not fit waits for the next one.
 const MAX_REVIEWED: usize = 1 << 18;
-
-/// An answer to zebra.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Feedback {
-    /// The route, as announced.
-    pub key: FpmKey,
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// Its type.
-    pub kind: RouteKind,
-    /// What became of it.
-    pub outcome: Offload,
-}
 
 /// Answers on their way.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     wanted: bool,
-    out: Vec<Feedback>,
+    /// (table, prefix, answer)
+    out: Vec<(u32, IpNet, Answer)>,
+    /// For routes that the RIB does not keep.
+    ignored: Vec<(Route, Offload)>,
     /// Routes that several imports take: answered when all of them have been evaluated.
     united: FxHashSet<(u32, IpNet)>,
     /// All answers have to be looked at again.
@@ -59,16 +49,24 @@ impl Engine {
         self.answers = Answers { wanted, review: wanted, ..Answers::default() };
     }
 
-    /// The answers since this was last asked for, all for routes of the current session.
-    pub fn take_feedback(&mut self) -> Vec<Feedback> {
-        std::mem::take(&mut self.answers.out)
-    }
-
-    /// zebra did not take these: a later review gives them again.
-    pub fn return_feedback(&mut self, refused: &[Feedback]) {
-        self.answers.review |= !refused.is_empty();
-        for feedback in refused {
-            self.rib.set_answer(feedback.key.table.0, &feedback.key.dst, Answer::Pending);
+    /// Hands over the answers since the last time, all for routes of the current session, as they were announced. Where
+    /// `send` takes no more (`false`), a later review gives the rest again.
+    pub fn drain_feedback(&mut self, mut send: impl FnMut(&Route, Offload) -> bool) {
+        let mut taken = true;
+        for (table, prefix, answer) in std::mem::take(&mut self.answers.out) {
+            // Announced again meanwhile, or withdrawn: nothing is owed for what was.
+            let learned = self.rib.get(table, &prefix).filter(|learned| learned.answer == answer);
+            let Some(learned) = learned else { continue };
+            let outcome = if answer == Answer::Done { Offload::Done } else { Offload::Failed };
+            taken = taken && send(&self.rib.announced(table, &prefix, &learned), outcome);
+            if !taken {
+                self.rib.set_answer(table, &prefix, Answer::Pending);
+                self.answers.review = true;
+            }
+        }
+        for (route, outcome) in std::mem::take(&mut self.answers.ignored) {
+            // These are not kept, so none can be given again.
+            taken = taken && send(&route, outcome);
         }
     }
 
@@ -155,10 +153,8 @@ impl Engine {
             return;
         }
         self.rib.set_answer(table, prefix, answer);
-        if let Some(outcome) = outcome {
-            let key = FpmKey::new(TableId(table), *prefix);
-            let (protocol, kind) = (Protocol(learned.protocol), kind(&learned));
-            self.answers.out.push(Feedback { key, protocol, kind, outcome });
+        if outcome.is_some() {
+            self.answers.out.push((table, *prefix, answer));
         }
     }
 
@@ -166,8 +162,7 @@ impl Engine {
     pub(super) fn answer_ignored(&mut self, route: &Route) {
         if self.answers.wanted {
             let outcome = self.not_imported(route.key.table.0);
-            let Route { key, protocol, kind, .. } = *route;
-            self.answers.out.push(Feedback { key, protocol, kind, outcome });
+            self.answers.ignored.push((route.clone(), outcome));
         }
     }
 
@@ -215,15 +210,5 @@ impl From<Offload> for Answer {
             Offload::Done => Self::Done,
             Offload::Failed => Self::Failed,
         }
-    }
-}
-
-/// `rtm_type` as it was announced.
-fn kind(learned: &Learned) -> RouteKind {
-    match learned.target {
-        LearnedTarget::Special(Special::Blackhole) => RouteKind::Blackhole,
-        LearnedTarget::Special(Special::Unreachable) => RouteKind::Unreachable,
-        LearnedTarget::Special(Special::Prohibit) => RouteKind::Prohibit,
-        LearnedTarget::Nexthop(_) | LearnedTarget::Detail(_) => RouteKind::Unicast,
     }
 }

@@ -31,7 +31,6 @@ use self::bodies::{Bodies, BodySlot};
 use self::evaluate::Outcome;
 pub use self::feed::{Feed, FeedState};
 use self::feedback::Answers;
-pub use self::feedback::Feedback;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
 pub use self::rules::{RuleChanges, diff_rules};

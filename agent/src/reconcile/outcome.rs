@@ -142,6 +142,14 @@ impl Engine {
         self.audit_wanted = true;
     }
 
+    /// Somebody else's route has come. Where it has the key of one of ours it may have replaced that, and the kernel
+    /// tells of nothing else then.
+    pub fn foreign_appeared(&mut self, route: &KernelRoute) {
+        let target = self.target_index.get(&(route.key.table, route.key.metric));
+        let entry = target.and_then(|target| self.entries.get(*target, &route.key.prefix));
+        self.audit_wanted |= entry.is_some_and(|entry| entry.flags & INSTALLED != 0);
+    }
+
     /// A nexthop object of ours is gone.
     pub fn nexthop_vanished(&mut self, id: NexthopId, now: Instant) {
         let gone = self.nexthops.lost(id);

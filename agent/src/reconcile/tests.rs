@@ -2,12 +2,14 @@
 
 mod convergence;
 mod fake;
+mod feedback;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use zebra_fpm::netlink::Offload;
 use zebra_fpm::{
     GroupMember, IfIndex, Nexthop, NexthopBody, NexthopGroup, NexthopId as FpmId, NexthopObject as FpmObject,
     Protocol, Route, RouteDel, RouteKey as FpmKey, RouteKind, TableId, Target, Update,
@@ -30,6 +32,9 @@ struct Bench {
     now: Instant,
     links: Links,
     intent: Intent,
+    /// What zebra was told, in order.
+    told: Vec<(Route, Offload)>,
+    answering: bool,
 }
 
 fn link(ifindex: u32) -> Link {
@@ -114,6 +119,8 @@ impl Bench {
             now,
             links: [2, 3].map(|ifindex| (ifindex, link(ifindex))).into(),
             intent,
+            told: Vec::new(),
+            answering: false,
         };
         bench.replan();
         bench.connect(PID);
@@ -125,6 +132,7 @@ impl Bench {
     fn restart(&mut self) {
         let synced = self.engine.feed().synced_pid();
         self.engine = Engine::new(&self.intent.config, self.now, synced);
+        self.engine.want_feedback(self.answering);
         self.replan();
         self.engine.want_audit();
         self.settle();
@@ -173,7 +181,9 @@ impl Bench {
             if self.engine.audit_wanted() {
                 self.audit();
             }
-            let Some(batch) = self.engine.next_batch(self.now) else {
+            let batch = self.engine.next_batch(self.now);
+            self.listen();
+            let Some(batch) = batch else {
                 if !self.engine.audit_wanted() {
                     return;
                 }
@@ -181,8 +191,23 @@ impl Bench {
             };
             let done = self.kernel.apply(batch);
             self.engine.batch_done(&done, self.now);
+            self.listen();
         }
         panic!("does not converge");
+    }
+
+    /// Takes the answers for zebra: what it is told to forward must be in the kernel at that moment.
+    fn listen(&mut self) {
+        let (kernel, told) = (&self.kernel, &mut self.told);
+        self.engine.drain_feedback(|route, outcome| {
+            let prefix = route.key.dst;
+            if route.key.table == TableId(5000) && outcome == Offload::Done {
+                let ours = kernel.routes.values().any(|r| r.key.prefix == prefix && r.protocol == 201);
+                assert!(ours, "{prefix} is not in the kernel");
+            }
+            told.push((route.clone(), outcome));
+            true
+        });
     }
 
     fn audit(&mut self) {

@@ -15,7 +15,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use zebra_fpm::{NexthopBody, NexthopObject, Protocol, Route, RouteKey, RouteKind, TableId, Target, Update};
+use zebra_fpm::{
+    IfIndex, Mtu, NexthopBody, NexthopId, NexthopObject, Protocol, Route, RouteKey, RouteKind, TableId,
+    Target, Update,
+};
 
 pub use self::table::PrefixMap;
 use crate::model::{Family, Hop, Special};
@@ -342,6 +345,33 @@ impl Rib {
         self.routes.get(table, prefix).copied()
     }
 
+    /// The route as FRR announced it, with the nexthops that its message had.
+    #[must_use]
+    pub fn announced(&self, table: u32, prefix: &IpNet, learned: &Learned) -> Route {
+        let key = RouteKey::new(TableId(table), *prefix);
+        let protocol = Protocol(learned.protocol);
+        let special = |kind| Route::new(key, protocol, kind, Target::None);
+        match learned.target {
+            LearnedTarget::Special(Special::Blackhole) => special(RouteKind::Blackhole),
+            LearnedTarget::Special(Special::Unreachable) => special(RouteKind::Unreachable),
+            LearnedTarget::Special(Special::Prohibit) => special(RouteKind::Prohibit),
+            LearnedTarget::Nexthop(id) => Route::by_nexthop(key, protocol, NexthopId(id)),
+            LearnedTarget::Detail(slot) => {
+                let route = special(RouteKind::Unicast);
+                let Some(detail) = self.detail(slot) else { return route };
+                let target = match &detail.nexthops {
+                    DetailNexthops::Id(id) => Target::Nexthop(NexthopId(*id)),
+                    DetailNexthops::Inline(hops) => {
+                        Target::Nexthops(hops.iter().map(announced_hop).collect())
+                    }
+                    DetailNexthops::Encapsulated => Target::None,
+                };
+                let (mtu, preferred_source) = (detail.mtu.map(Mtu), detail.preferred_source);
+                Route { mtu, preferred_source, target, ..route }
+            }
+        }
+    }
+
     /// Notes what zebra was told about a route.
     pub fn set_answer(&mut self, table: u32, prefix: &IpNet, answer: Answer) {
         if let Some(learned) = self.routes.get_mut(table, prefix) {
@@ -493,6 +523,11 @@ impl Epoch {
 /// VRF is main.
 fn table_of(key: &RouteKey) -> u32 {
     if key.table == TableId::UNSPEC { TableId::MAIN.0 } else { key.table.0 }
+}
+
+fn announced_hop((hop, weight): &WeightedHop) -> zebra_fpm::Nexthop {
+    let plain = zebra_fpm::Nexthop::new(hop.gateway, Some(IfIndex(hop.ifindex)));
+    zebra_fpm::Nexthop { weight: *weight, onlink: hop.onlink, ..plain }
 }
 
 fn weighted(hop: &zebra_fpm::Nexthop, family: Family) -> Option<WeightedHop> {

@@ -145,3 +145,5 @@ with_each_frr!(
     reconnected_feed,
     withdrawn_while_the_agent_is_down,
 );
+
+with_frr_of!(sid, Sid: killed_zebra, reconnected_feed);

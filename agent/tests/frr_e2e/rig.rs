@@ -12,6 +12,8 @@ use serde_json::Value;
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 /// The peers' autonomous systems: one, so that their paths are equal.
 pub(crate) const PEER_AS: u32 = 65100;
+/// The node's.
+pub(crate) const NODE_AS: u32 = 65200;
 
 /// Over which protocol the BGP sessions run. Both carry IPv4 routes; those over IPv6 have IPv6 nexthops (RFC 8950).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,21 @@ pub(crate) enum Sessions {
     V4,
     /// IPv6.
     V6,
+}
+
+/// What differs from rig to rig.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    /// Further options of the node's zebra.
+    pub(crate) zebra: Vec<String>,
+    /// Further lines of the node's `router bgp`.
+    pub(crate) bgp: &'static str,
+    /// Further manifests.
+    pub(crate) manifests: &'static str,
+    /// The peers take each other's routes from the node, though they are in one autonomous system.
+    pub(crate) transit: bool,
+    /// Lines for the node's staticd.
+    pub(crate) staticd: &'static str,
 }
 
 /// The lab. Fields are dropped in this order.
@@ -44,10 +61,14 @@ fn ends(peer: usize, sessions: Sessions) -> (String, String) {
     }
 }
 
-fn bgp(asn: u32, id: usize, neighbors: &[(String, u32)], sessions: Sessions) -> String {
+fn bgp(asn: u32, id: usize, neighbors: &[(String, u32)], sessions: Sessions, setup: &Setup) -> String {
     let mut text = format!(
         "router bgp {asn}\n bgp router-id 192.0.2.{id}\n no bgp ebgp-requires-policy\n no bgp network import-check\n"
     );
+    let node = asn == NODE_AS;
+    if node {
+        text += setup.bgp;
+    }
     let mut activate = String::new();
     for (address, remote) in neighbors {
         text += &format!(
@@ -57,6 +78,9 @@ fn bgp(asn: u32, id: usize, neighbors: &[(String, u32)], sessions: Sessions) -> 
             text += &format!(" neighbor {address} capability extended-nexthop\n");
         }
         activate += &format!("  neighbor {address} activate\n");
+        if setup.transit && !node {
+            activate += &format!("  neighbor {address} allowas-in\n");
+        }
     }
     for family in ["ipv4", "ipv6"] {
         text += &format!(" address-family {family} unicast\n{activate} exit-address-family\n");
@@ -68,6 +92,11 @@ impl Rig {
     /// Lays out the lab with `install` on the node (the peers run the distribution's FRR), the agent importing all that BGP
     /// learns, and waits until it runs and both sessions are up.
     pub(crate) fn start(install: &FrrInstall, sessions: Sessions) -> Result<Self> {
+        Self::with(install, sessions, &Setup::default())
+    }
+
+    /// The same, with a difference.
+    pub(crate) fn with(install: &FrrInstall, sessions: Sessions, setup: &Setup) -> Result<Self> {
         let lab = Lab::new("frr")?;
         let peers = [lab.namespace("peer0")?, lab.namespace("peer1")?];
         let node = lab.namespace("node")?;
@@ -81,11 +110,12 @@ impl Rig {
             )?;
         }
         let (from, into) = if install.can_divert() { (5000, 254) } else { (254, 10050) };
-        let options = AgentOptions { manifests: manifests(from, into), ..AgentOptions::default() };
+        let manifests = manifests(from, into) + setup.manifests;
+        let options = AgentOptions { manifests, ..AgentOptions::default() };
         let agent = Agent::start(&lab, &node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
         let distribution = FrrInstall::host()?;
         let speaker = |n: usize| {
-            let bgpd = bgp(PEER_AS, n + 10, &[(ends(n, sessions).1, 65200)], sessions);
+            let bgpd = bgp(PEER_AS, n + 10, &[(ends(n, sessions).1, NODE_AS)], sessions, setup);
             Frr::start(&lab, &peers[n], &distribution, FrrOptions { bgpd, ..FrrOptions::default() })
         };
         let speakers = [speaker(0)?, speaker(1)?];
@@ -93,7 +123,9 @@ impl Rig {
         let options = FrrOptions {
             fpm: true,
             table: install.can_divert().then_some(5000),
-            bgpd: bgp(65200, 1, &neighbors, sessions),
+            arguments: setup.zebra.clone(),
+            bgpd: bgp(NODE_AS, 1, &neighbors, sessions, setup),
+            staticd: setup.staticd.to_owned(),
             ..FrrOptions::default()
         };
         let frr = Frr::start(&lab, &node, install, options)?;
@@ -235,13 +267,20 @@ macro_rules! with_each_frr {
                 }
             )*
         }
-        mod trixie {
+        with_frr_of!(trixie, Trixie: $($name),*);
+    };
+}
+
+/// Makes a test of each function, in a module, with the FRR of a Debian suite where it can be had.
+macro_rules! with_frr_of {
+    ($module:ident, $suite:ident: $($name:ident),* $(,)?) => {
+        mod $module {
             $(
                 #[test]
                 #[ignore = "needs FRR, root and network namespaces: cargo xtask test frr"]
                 fn $name() -> anyhow::Result<()> {
-                    let name = concat!("trixie::", stringify!($name));
-                    backtrail_lab::with_suite(backtrail_lab::Suite::Trixie, name, super::$name)
+                    let name = concat!(stringify!($module), "::", stringify!($name));
+                    backtrail_lab::with_suite(backtrail_lab::Suite::$suite, name, super::$name)
                 }
             )*
         }

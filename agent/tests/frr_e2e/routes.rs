@@ -138,3 +138,10 @@ with_each_frr!(
     a_link_that_fails_and_returns,
     default_routes_of_a_hostile_peer_stay_out,
 );
+
+with_frr_of!(
+    sid, Sid: announced_and_withdrawn,
+    equal_paths_become_multipath,
+    ipv4_goes_by_ipv6_nexthops,
+    a_link_that_fails_and_returns,
+);

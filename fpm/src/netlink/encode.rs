@@ -27,7 +27,9 @@ const GROUP_TYPE_RESILIENT: u16 = 1;
 /// appends nothing.
 pub fn encode(update: &Update, pid: u32, out: &mut Vec<u8>) {
     match update {
-        Update::Route(route) => message(RTM_NEWROUTE, REPLACE, pid, out, |w| encode_route(route, w)),
+        Update::Route(route) => {
+            message(RTM_NEWROUTE, REPLACE, pid, out, |w| encode_route(route, route.flags, w));
+        }
         Update::RouteDel(route) => message(RTM_DELROUTE, CREATE, pid, out, |w| encode_route_del(route, w)),
         Update::Nexthop(object) => message(RTM_NEWNEXTHOP, REPLACE, pid, out, |w| encode_nexthop(object, w)),
         Update::NexthopDel { id, protocol } => message(RTM_DELNEXTHOP, CREATE, pid, out, |w| {
@@ -152,12 +154,13 @@ pub(crate) fn encode_route_head(
     }
 }
 
-fn encode_route(route: &Route, w: &mut Writer<'_>) {
+/// `struct rtmsg` and all attributes.
+pub(crate) fn encode_route(route: &Route, flags: u32, w: &mut Writer<'_>) {
     let single = match route.target.nexthops() {
         [single] if single.weight == 1 => Some(single),
         _ => None,
     };
-    let flags = route.flags | u32::from(single.map_or(0, onlink));
+    let flags = flags | u32::from(single.map_or(0, onlink));
     let head = [route.protocol.0, route.scope, route.kind.to_wire()];
     encode_route_head(w, &route.key, head, flags, route.metric);
     if let Some(Mtu(mtu)) = route.mtu {

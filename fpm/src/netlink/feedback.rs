@@ -3,10 +3,10 @@
 //! zebra started with `--asic-offload=notify_on_offload` tells BGP that a route is installed only after this
 //! (`fpm_read` in FRR's `zebra/dplane_fpm_nl.c`).
 
-use super::encode::{encode_route_head, message};
+use super::encode::{encode_route, encode_route_head, message};
 use super::wire::RTM_NEWROUTE;
 use crate::frame::{Encoding, PayloadTooLong, write_frame};
-use crate::types::{Protocol, RouteKey, RouteKind};
+use crate::update::Route;
 
 /// `NLM_F_REQUEST`: zebra skips messages without it.
 const REQUEST: u16 = 1;
@@ -29,25 +29,38 @@ impl Offload {
     }
 }
 
+/// What zebra reads at a time (`FPM_INPUT_SIZE`, 8 KiB up to FRR 10.3): a longer frame ends the session.
+const MAX_LEN: usize = 8192;
+
 /// Appends a frame that tells zebra the outcome for one route: zebra reads one message of a frame only.
 ///
-/// `key`, `protocol` and `kind` are those of the route as received: zebra finds its route by them. Send it only
-/// after the kernel's acknowledgement, and once for each [`Update::Route`](crate::Update::Route).
+/// It is the route as zebra sent it, with the outcome in its flags. zebra finds its own by key, protocol and kind; FRR
+/// 8.5 to 10.2 compare the nexthops too, and newer ones ignore them. Nexthops that would make the frame longer than zebra
+/// can read are left out. Send it only after the kernel's acknowledgement, once for each
+/// [`Update::Route`](crate::Update::Route).
 ///
 /// # Errors
-/// Never in fact: the frame has 68 bytes at most.
-pub fn write_feedback(
-    key: &RouteKey,
-    protocol: Protocol,
-    kind: RouteKind,
-    outcome: Offload,
-    out: &mut Vec<u8>,
-) -> Result<(), PayloadTooLong> {
-    write_frame(Encoding::Netlink, out, |payload| {
-        message(RTM_NEWROUTE, REQUEST, 0, payload, |w| {
-            encode_route_head(w, key, [protocol.0, 0, kind.to_wire()], outcome.flag(), None);
-        });
-    })
+/// Never in fact: the frame has 8 KiB at most.
+pub fn write_feedback(route: &Route, outcome: Offload, out: &mut Vec<u8>) -> Result<(), PayloadTooLong> {
+    let start = out.len();
+    let flags = route.flags | outcome.flag();
+    let frame = |out: &mut Vec<u8>, whole: bool| {
+        write_frame(Encoding::Netlink, out, |payload| {
+            message(RTM_NEWROUTE, REQUEST, 0, payload, |w| {
+                if whole {
+                    encode_route(route, flags, w);
+                } else {
+                    let head = [route.protocol.0, route.scope, route.kind.to_wire()];
+                    encode_route_head(w, &route.key, head, flags, route.metric);
+                }
+            });
+        })
+    };
+    if frame(out, true).is_ok() && out.len() - start <= MAX_LEN {
+        return Ok(());
+    }
+    out.truncate(start);
+    frame(out, false)
 }
 
 /// Why a version of FRR cannot use feedback.

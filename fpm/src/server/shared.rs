@@ -10,8 +10,7 @@ use crate::codec::FrameInfo;
 use crate::frame::PayloadTooLong;
 use crate::netlink::{Offload, write_feedback};
 use crate::queue::{COALESCE_FROM, Queue};
-use crate::types::{Protocol, RouteKey, RouteKind};
-use crate::update::Update;
+use crate::update::{Route, Update};
 
 /// Events that may wait, beside updates. New connections are turned away then.
 const MAX_EVENTS: usize = 256;
@@ -345,14 +344,7 @@ impl FeedbackSender {
     ///
     /// # Errors
     /// If the session is over, or zebra does not read.
-    pub fn send(
-        &self,
-        epoch: Epoch,
-        key: &RouteKey,
-        protocol: Protocol,
-        kind: RouteKind,
-        outcome: Offload,
-    ) -> Result<(), FeedbackError> {
+    pub fn send(&self, epoch: Epoch, route: &Route, outcome: Offload) -> Result<(), FeedbackError> {
         let mut state = self.shared.lock();
         let active = match &mut state.active {
             Some(active) if active.epoch == epoch => active,
@@ -361,7 +353,7 @@ impl FeedbackSender {
         if active.outbox.len() >= MAX_FEEDBACK_BYTES {
             return Err(FeedbackError::Full(active.outbox.len()));
         }
-        write_feedback(key, protocol, kind, outcome, &mut active.outbox)?;
+        write_feedback(route, outcome, &mut active.outbox)?;
         active.feedback.notify_one();
         state.stats.feedback_frames += 1;
         Ok(())

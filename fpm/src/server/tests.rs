@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::frame::{Encoding, FrameErrorCause, write_frame};
 use crate::netlink::{Offload, encode};
-use crate::types::{NexthopId, Protocol, RouteKey, RouteKind, TableId};
+use crate::types::{NexthopId, Protocol, RouteKey, TableId};
 use crate::update::{Route, Update};
 use crate::{RouteDel, StreamError};
 
@@ -225,14 +225,15 @@ async fn feedback_reaches_the_sessions_zebra() {
     let mut zebra = TcpStream::connect(server.local_addr()).await.unwrap();
     assert!(matches!(next(&mut events).await, Event::Connected { .. }));
     let feedback = server.feedback();
-    let send = |epoch| feedback.send(epoch, &key(1), Protocol::BGP, RouteKind::Unicast, Offload::Done);
+    let route = Route::by_nexthop(key(1), Protocol::BGP, NexthopId(1));
+    let send = |epoch| feedback.send(epoch, &route, Offload::Done);
     assert_eq!(send(Epoch(7)), Err(FeedbackError::NoSession));
     for _ in 0..3 {
         send(Epoch(1)).unwrap();
     }
-    let mut frame = vec![0; 48 * 3];
+    let mut frame = vec![0; 64 * 3];
     zebra.read_exact(&mut frame).await.unwrap();
-    assert_eq!(frame[..4], [1, 1, 0, 48]);
+    assert_eq!(frame[..4], [1, 1, 0, 64]);
     assert_eq!(events.stats().feedback_frames, 3);
 }
 

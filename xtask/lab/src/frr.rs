@@ -66,6 +66,12 @@ impl FrrInstall {
         self.version
     }
 
+    /// Whether its zebra acts on what an FPM server tells it (8.5 to 10.2, 10.4 and newer).
+    #[must_use]
+    pub fn takes_feedback(&self) -> bool {
+        self.version >= Version(8, 5) && self.version != Version(10, 3)
+    }
+
     /// Whether zebra has `-R` (9.1 or newer), which leaves main to Backtrail.
     #[must_use]
     pub fn can_divert(&self) -> bool {
@@ -136,6 +142,8 @@ pub struct FrrOptions {
     pub fpm: bool,
     /// `-R`: the kernel table of zebra's default VRF. FRR 9.1 or newer.
     pub table: Option<u32>,
+    /// Further options of zebra's command line.
+    pub arguments: Vec<String>,
     /// Further lines of zebra's configuration.
     pub zebra: String,
     /// bgpd's configuration.
@@ -244,6 +252,7 @@ impl Frr {
             if let Some(table) = self.options.table {
                 command.args(["-R", &table.to_string()]);
             }
+            command.args(&self.options.arguments);
         }
         let log = self.logs.join(format!("{}-{name}.log", self.pathspace));
         let mut process = self.namespace.spawn_logged(name, &mut command, &log)?;

@@ -179,9 +179,13 @@ fn feedback(zebra: &Process, version: Option<Version>, offload_ack: Option<bool>
             CHECK,
             format!("fpm.offloadAck is set, but zebra runs without {OPTION}"),
             "zebra shows the answers in `show ip route`; BGP does not wait for them",
-            format!("add {OPTION} to zebra_options and restart FRR where `bgp suppress-fib-pending` shall wait"),
+            format!(
+                "add {OPTION} to zebra_options and restart FRR where `bgp suppress-fib-pending` shall wait"
+            ),
         ),
-        (None, true, Some(true)) => Finding::ok(CHECK, "zebra waits for the kernel's acknowledgement of its routes"),
+        (None, true, Some(true)) => {
+            Finding::ok(CHECK, "zebra waits for the kernel's acknowledgement of its routes")
+        }
     })
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use aya::programs::ProgramType;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::host::Host;
 use super::{Check, Finding, Severity, some_of};
+use crate::host::Host;
 use crate::steering;
 
 /// Oldest kernel that is tested.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
+use crate::rib::Answer;
+
 use super::{Bench, group, hop, import, net, route, withdraw};
 
 #[derive(Debug, Clone)]
@@ -167,6 +169,10 @@ fn check(bench: &mut Bench, model: &Model) {
         .map(|(prefix, hops)| (prefix, hops.into_iter().map(|(via, _)| via).collect()))
         .collect();
     assert_eq!(found, expected, "the kernel forwards as FRR says");
+    for prefix in found.keys() {
+        let answer = bench.engine.rib().get(5000, prefix).map(|learned| learned.answer);
+        assert_eq!(answer, Some(Answer::Done), "zebra knows that {prefix} forwards");
+    }
     assert!(bench.kernel.has_foreign(254, net("100.64.200.0/24"), 20), "foreign objects survive");
     let operations = bench.operations(|bench| {
         bench.audit();
@@ -185,6 +191,7 @@ proptest! {
         let mut bench = Bench::new(vec![import(5000, 254)]);
         bench.kernel.add_foreign(254, net("100.64.200.0/24"), 20);
         bench.replayed();
+        bench.answer();
         let mut model = Model::default();
         for event in &events {
             play(&mut bench, &mut model, event);
