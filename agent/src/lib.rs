@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod metrics;
 pub mod model;
 pub mod plan;
+mod preflight;
 pub mod reconcile;
 pub mod rib;
 pub mod status;

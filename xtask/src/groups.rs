@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::test::{Tally, counted};
-use crate::{cargo, crds, docs, ebpf, tools};
+use crate::{cargo, crds, deploy, docs, ebpf, tools};
 
 /// Seconds that one test program may take.
 const LIMIT: &str = "1200";
@@ -16,6 +16,7 @@ pub(crate) fn unit() -> Result<Tally> {
     tally += dependencies();
     tally += Tally::check("BPF object", ebpf::is_current());
     tally += Tally::check("CRDs", crds_are_current());
+    tally += Tally::check("all-in-one manifest", manifest_is_current());
     tally += counted("unit", cargo::command().args(["test", "--quiet", "--workspace", "--no-fail-fast"]))?;
     tally += docs::run()?;
     Ok(tally)
@@ -25,6 +26,14 @@ fn crds_are_current() -> Result<()> {
     ensure!(
         crds::run(&crds::CrdsArgs { check: true })?,
         "deploy/crds is not current: run `cargo xtask crds`"
+    );
+    Ok(())
+}
+
+fn manifest_is_current() -> Result<()> {
+    ensure!(
+        deploy::run(&deploy::DeployArgs { check: true })?,
+        "deploy/backtrail.yaml is not current: run `cargo xtask deploy`"
     );
     Ok(())
 }

@@ -4,9 +4,12 @@ mod bench;
 mod cargo;
 mod crds;
 mod demo;
+mod deploy;
 mod docs;
 mod ebpf;
 mod groups;
+mod image;
+mod program;
 mod test;
 mod tools;
 mod vm;
@@ -32,6 +35,10 @@ enum Task {
     Ebpf(ebpf::EbpfArgs),
     /// Write the CRDs of agent/src/api into deploy/crds
     Crds(crds::CrdsArgs),
+    /// Write deploy/backtrail.yaml from the kustomize base
+    Deploy(deploy::DeployArgs),
+    /// Build the agent as a container image
+    Image(image::ImageArgs),
     /// Run the tests on other kernels, in virtual machines
     Vm(vm::VmArgs),
     /// The first process of such a machine
@@ -47,6 +54,8 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Crds(args) => crds::run(&args),
+        Task::Deploy(args) => deploy::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::VmGuest => vm::guest::run(),
         Task::Bench(args) => match bench::run(&args) {

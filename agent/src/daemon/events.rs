@@ -19,6 +19,9 @@ impl Agent {
             self.fpm_events = None;
             return;
         };
+        if matches!(event, Event::Connected { .. } | Event::Disconnected { .. } | Event::Refused { .. }) {
+            self.frr.look_again(now);
+        }
         match event {
             Event::Connected { epoch, peer } => {
                 tracing::info!(%epoch, %peer, "zebra connected");
@@ -160,6 +163,7 @@ impl Agent {
             }
             Report::AuditEnd(result) => self.audit_ended(result, now),
             Report::FeedbackSupport(epoch, support) => self.feedback_probed(epoch, support),
+            Report::Zebra(zebra) => self.frr.seen(zebra),
             Report::Survey(result, took) => {
                 self.surveying = false;
                 self.next_survey = now + (took * 20).max(SURVEY_EVERY);
@@ -223,6 +227,7 @@ impl Agent {
                 tracing::info!(why, "manifests read: intent changed");
                 let frozen = self.is_frozen();
                 self.intent = intent;
+                self.frr.look_again(Instant::now());
                 self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
                 if frozen {
                     self.thawed();

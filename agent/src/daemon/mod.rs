@@ -10,6 +10,7 @@ mod backoff;
 mod environment;
 mod events;
 mod feedback;
+mod frr;
 mod manifests;
 mod observed;
 mod options;
@@ -32,6 +33,7 @@ use zebra_fpm::server::{Epoch, Event, EventReceiver, FeedbackSender, Server, Ser
 
 use self::apply::Switch;
 use self::environment::Environment;
+use self::frr::Frr;
 use self::manifests::Manifests;
 use self::observed::Observed;
 pub use self::options::AgentOptions;
@@ -51,6 +53,7 @@ use crate::kernel::sysctl::Sysctls;
 use crate::metrics::{self, Metrics};
 use crate::model::{KernelRoute, NexthopObject};
 use crate::plan::steering::SteeringPlan;
+use crate::preflight::Zebra;
 use crate::reconcile::{Audit, Engine};
 use crate::status::ConditionSet;
 
@@ -83,6 +86,7 @@ enum Report {
     Survey(Result<Survey, KernelError>, Duration),
     /// Whether the zebra of this session acts on feedback, as far as its version is known.
     FeedbackSupport(Epoch, Result<(), FeedbackUnsupported>),
+    Zebra(Zebra),
 }
 
 /// What has to be done again.
@@ -142,6 +146,7 @@ struct Agent {
     /// Listens as long as it is kept.
     fpm_server: Option<Server>,
     fpm_feedback: Option<FeedbackSender>,
+    frr: Frr,
     conditions: ConditionSet,
     persisted: Persisted,
     switch: Switch,
@@ -302,6 +307,7 @@ impl Agent {
             fpm_events: None,
             fpm_server: None,
             fpm_feedback: None,
+            frr: Frr::new(now),
             conditions: ConditionSet::default(),
             persisted,
             switch: Switch::open(&options.state_dir),

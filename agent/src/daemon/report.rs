@@ -250,6 +250,7 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     let parts = [
         (condition::ENFORCED, enforced(&agent.apply_state())),
         (condition::FPM_CONNECTED, fpm_connected(agent)),
+        (condition::FRR_PREPARED, frr_prepared(agent)),
         (condition::SYNCHRONIZED, synchronized(agent, counts)),
         (condition::PROGRAMMED, programmed(agent, counts)),
         (condition::DATAPLANE_ATTACHED, attached(agent)),
@@ -263,8 +264,12 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     ];
     // What is kept out on purpose, or put right again, does not make a node unready.
     let wants_frr = !agent.intent.imports.is_empty();
-    let blocking =
-        |kind: &str| kind != condition::SYNCHRONIZED && (wants_frr || kind != condition::FPM_CONNECTED);
+    // What FRR lacks shows in the connection, or in routes that do not come.
+    let blocking = |kind: &str| match kind {
+        condition::SYNCHRONIZED | condition::FRR_PREPARED => false,
+        condition::FPM_CONNECTED => wants_frr,
+        _ => true,
+    };
     let wrong: Vec<&str> = parts
         .iter()
         .filter(|(kind, verdict)| !verdict.holds && blocking(kind))
@@ -333,6 +338,13 @@ fn fpm_connected(agent: &Agent) -> Verdict {
 
 fn not_answered(why: FeedbackUnsupported) -> String {
     format!("fpm.offloadAck: {why}. Start zebra without `--asic-offload=notify_on_offload`, or upgrade FRR")
+}
+
+fn frr_prepared(agent: &Agent) -> Verdict {
+    agent.frr_lacks().map_or_else(
+        || Verdict::new(true, reason::PREPARED, ""),
+        |lack| Verdict::new(false, lack.reason, lack.message),
+    )
 }
 
 fn synchronized(agent: &Agent, counts: &Counts) -> Verdict {

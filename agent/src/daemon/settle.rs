@@ -13,7 +13,7 @@ impl Agent {
     pub(super) fn deadline(&self) -> Instant {
         let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
         let steering = self.steering.retry_at().filter(|_| !self.todo.steering && !self.is_frozen());
-        for at in [self.engine.deadline(), self.settle_at, steering] {
+        for at in [self.engine.deadline(), self.settle_at, steering, self.frr.deadline()] {
             next = at.map_or(next, |at| next.min(at));
         }
         if self.todo.survey && !self.surveying {
@@ -25,6 +25,7 @@ impl Agent {
     pub(super) async fn on_time(&mut self) {
         let now = Instant::now();
         self.engine.tick(now);
+        self.look_for_frr(now);
         if now >= self.next_audit {
             self.next_audit = now + AUDIT_EVERY;
             self.engine.want_audit();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Host, Process};
+use crate::preflight::{MODULE, Zebra};
 
 /// Where distributions and FRR's own packages put it; only root writes there.
 pub(crate) const PROGRAMS: [&str; 4] =
@@ -23,6 +24,20 @@ impl fmt::Display for Version {
 /// The zebras of this network namespace, as far as this process may see others.
 pub(crate) fn all(host: &Host) -> Vec<Process> {
     host.processes().into_iter().filter(|process| process.name == "zebra").collect()
+}
+
+/// Ends of the paths of zebra's sockets: for other daemons, and for vtysh.
+const SOCKETS: [&str; 2] = ["/zserv.api", "/zebra.vty"];
+
+/// What shows of zebra, of which another container may hide all but its sockets. Of several, the one with the smallest
+/// pid. Starts a process: not for a task that must not block.
+pub(crate) fn look(host: &Host) -> Zebra {
+    if let Some(zebra) = all(host).first() {
+        return Zebra::Seen { module: modules(zebra).contains(&MODULE), version: version_of(zebra) };
+    }
+    let sockets = host.read("/proc/self/net/unix").unwrap_or_default();
+    let named = |line: &str| SOCKETS.iter().any(|end| line.ends_with(end));
+    if sockets.lines().any(named) { Zebra::Hidden } else { Zebra::Absent }
 }
 
 /// The version of the only zebra of this network namespace, where it can be known. Starts a process: not for a task

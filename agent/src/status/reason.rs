@@ -20,6 +20,7 @@ pub mod condition {
         ACCEPTED = "Accepted", "An object is valid and in force on this node.";
         CONFLICTED = "Conflicted", "An item disagrees with another object and was left out.";
         FPM_CONNECTED = "FPMConnected", "FRR's zebra is connected.";
+        FRR_PREPARED = "FRRPrepared", "FRR has the module, the address and the options that the imports need.";
         SYNCHRONIZED = "Synchronized", "FRR's whole table was received and nothing of it is stale.";
         PROGRAMMED = "Programmed", "The kernel has acknowledged all that is wanted.";
         DATAPLANE_ATTACHED = "DataplaneAttached", "The tc programs are attached where they should be.";
@@ -52,6 +53,14 @@ words! {
     PEER_REPLACED = "PeerReplaced", "A second zebra connected and won; the message names both.";
     FEEDBACK_UNSUPPORTED = "FeedbackUnsupported", "A session is up, but this FRR cannot use the answers that `fpm.offloadAck` asks for: none is sent.";
     LISTEN_FAILED = "ListenFailed", "The FPM address cannot be listened on.";
+    // FRRPrepared
+    PREPARED = "Prepared", "Nothing is seen to be missing.";
+    FRR_NOT_RUNNING = "FRRNotRunning", "No zebra runs in this network namespace.";
+    FRR_TOO_OLD = "FRRTooOld", "zebra is older than any that is tested.";
+    MODULE_NOT_LOADED = "ModuleNotLoaded", "zebra was started without its FPM module.";
+    ADDRESS_NOT_CONFIGURED = "AddressNotConfigured", "zebra has the module, but no `fpm address`.";
+    MODULE_OR_ADDRESS_MISSING = "ModuleOrAddressMissing", "zebra runs in another container and does not connect: which of the two is missing cannot be seen from here.";
+    ROUTING_TABLE_MISMATCH = "RoutingTableMismatch", "An import takes a table that zebra does not announce: `-R` is missing, or another.";
     // Synchronized
     IN_SYNC = "InSync", "The replay is complete.";
     INITIAL_SYNC = "InitialSync", "The first replay is running.";

@@ -19,6 +19,12 @@ pub enum SteeringError {
         /// Such as `CAP_BPF`.
         capability: &'static str,
     },
+    /// The container runtime's seccomp profile stands before the capability.
+    #[error(
+        "a seccomp profile refuses bpf(2) although CAP_BPF is there (that of CRI-O and podman asks for SYS_ADMIN): set \
+         `seccompProfile` of the container to one that allows bpf, or to Unconfined"
+    )]
+    Seccomp,
     /// A file operation on a pin failed.
     #[error("cannot {action} {path}: {source}")]
     Pin {

@@ -6,7 +6,7 @@ use backtrail_ebpf_common::maps::FEATURE_TBID;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
 
-use super::SteeringError;
+use super::{SteeringError, sys};
 
 /// Where the kernel describes its own types (CONFIG_DEBUG_INFO_BTF).
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -14,6 +14,8 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const CAP_NET_ADMIN: u32 = 12;
 /// include/uapi/linux/capability.h
 const CAP_SYS_ADMIN: u32 = 21;
+/// include/uapi/linux/capability.h, Linux 5.8.
+const CAP_PERFMON: u32 = 38;
 /// include/uapi/linux/capability.h, Linux 5.8.
 const CAP_BPF: u32 = 39;
 
@@ -70,9 +72,13 @@ pub(super) fn on_bpffs(path: &Path) -> bool {
 pub(super) fn capabilities() -> Result<(), SteeringError> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(|source| SteeringError::System { call: "reading /proc/self/status", source })?;
-    match missing_capability(&status) {
-        Some(capability) => Err(SteeringError::MissingCapability { capability }),
-        None => Ok(()),
+    if let Some(capability) = missing_capability(&status) {
+        return Err(SteeringError::MissingCapability { capability });
+    }
+    // No pin is there. With CAP_BPF the kernel says so in another way than by EPERM.
+    match sys::open_pin(Path::new("/")).err().and_then(|error| error.raw_os_error()) {
+        Some(libc::EPERM | libc::ENOSYS) => Err(SteeringError::Seccomp),
+        _ => Ok(()),
     }
 }
 
@@ -84,7 +90,13 @@ fn missing_capability(status: &str) -> Option<&'static str> {
     if !has(CAP_NET_ADMIN) {
         return Some("CAP_NET_ADMIN");
     }
-    (!has(CAP_BPF) && !has(CAP_SYS_ADMIN)).then_some("CAP_BPF")
+    // SYS_ADMIN includes both, as before Linux 5.8.
+    let lacks = |capability: u32| !has(capability) && !has(CAP_SYS_ADMIN);
+    if lacks(CAP_BPF) {
+        return Some("CAP_BPF");
+    }
+    // The verifier refuses arithmetic on packet pointers without it.
+    lacks(CAP_PERFMON).then_some("CAP_PERFMON")
 }
 
 #[cfg(test)]
@@ -96,7 +108,9 @@ mod tests {
         let status = |mask: u64| format!("Name:\tx\nCapEff:\t{mask:016x}\n");
         let bit = |capability: u32| 1u64 << capability;
         assert_eq!(missing_capability(&status(u64::MAX)), None);
-        assert_eq!(missing_capability(&status(bit(CAP_NET_ADMIN) | bit(CAP_BPF))), None);
+        let exact = bit(CAP_NET_ADMIN) | bit(CAP_BPF) | bit(CAP_PERFMON);
+        assert_eq!(missing_capability(&status(exact)), None);
+        assert_eq!(missing_capability(&status(exact & !bit(CAP_PERFMON))), Some("CAP_PERFMON"));
         assert_eq!(missing_capability(&status(bit(CAP_NET_ADMIN) | bit(CAP_SYS_ADMIN))), None);
         assert_eq!(missing_capability(&status(bit(CAP_NET_ADMIN))), Some("CAP_BPF"));
         assert_eq!(missing_capability(&status(0)), Some("CAP_NET_ADMIN"));

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use backtrail_lab::output;
 use object::{Object as _, ObjectSection as _};
 
 use super::Job;
 use super::cpio::Archive;
 use super::guest::{MODULES, TESTS};
 use super::kernel::Files;
+use crate::program::{libraries, stripped};
 use crate::{cargo, tools};
 
 /// Programs that tests call, each with what the guest calls it by.
@@ -180,20 +180,4 @@ fn dependencies(module: &[u8]) -> Result<Vec<String>> {
     let depends = info.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"depends="));
     let depends = String::from_utf8_lossy(depends.unwrap_or_default()).replace('-', "_");
     Ok(depends.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
-}
-
-/// A test program is nine tenths debugging information.
-fn stripped(path: &Path) -> Result<Vec<u8>> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let to = folder.path().join("program");
-    output(Command::new("strip").arg("--strip-debug").arg("-o").arg(&to).arg(path))?;
-    fs::read(&to).with_context(|| format!("cannot read {}", to.display()))
-}
-
-/// What the dynamic loader would load; nothing for a static program.
-fn libraries(path: &Path) -> Result<Vec<PathBuf>> {
-    let out = Command::new("ldd").arg(path).output().context("cannot start ldd")?;
-    let text = String::from_utf8_lossy(&out.stdout);
-    let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(words.map(PathBuf::from).collect())
 }

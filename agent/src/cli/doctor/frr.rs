@@ -7,15 +7,7 @@ use zebra_fpm::netlink::feedback_support;
 use super::{Check, Finding, Severity};
 use crate::host::zebra::{self, PROGRAMS, Version, modules, option, version_of};
 use crate::host::{Host, Process, TcpState};
-
-/// Oldest FRR that is tested.
-const OLDEST: Version = Version(8, 4);
-
-/// First FRR with `-R` (`--routing-table`): 4d96ce1b4d.
-const ROUTING_TABLE: Version = Version(9, 1);
-
-const ADD_MODULE: &str = "add `-M dplane_fpm_nl` to zebra_options in /etc/frr/daemons (with FRR-K8s: in the ConfigMap \
-                          frr-startup) and restart FRR";
+use crate::preflight::{ADD_MODULE, OLDEST, ROUTING_TABLE};
 
 pub(super) fn check(host: &Host, listen: SocketAddr, agent: bool, offload_ack: Option<bool>) -> Vec<Finding> {
     let zebras = zebra::all(host);

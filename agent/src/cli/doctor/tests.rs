@@ -150,6 +150,24 @@ fn versions_as_zebra_prints_them() {
     assert!(Version(10, 0) > Version(9, 1));
 }
 
+#[test]
+fn a_zebra_of_another_container_shows_by_its_sockets() {
+    use crate::host::zebra::look;
+    use crate::preflight::Zebra;
+    let fake = Fake::new();
+    assert_eq!(look(&fake.host()), Zebra::Absent);
+    fake.file(
+        "proc/self/net/unix",
+        "Num       RefCount Protocol Flags    Type St Inode Path\n\
+         0000000000000000: 00000002 00000000 00010000 0001 01 21537 /run/other.sock\n\
+         0000000000000000: 00000002 00000000 00010000 0001 01 21538 /var/run/frr/zserv.api\n",
+    );
+    assert_eq!(look(&fake.host()), Zebra::Hidden);
+    fake.process("100", "zebra", &["/usr/lib/frr/zebra", "-M", "dplane_fpm_nl"], "net:[1]");
+    // Its program is not one of our files: its version stays unknown.
+    assert_eq!(look(&fake.host()), Zebra::Seen { module: true, version: None });
+}
+
 /// Lines of `/proc/net/tcp` as Linux on a little-endian machine prints them.
 #[cfg(target_endian = "little")]
 #[test]
