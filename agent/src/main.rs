@@ -3,21 +3,27 @@
 use std::io::{BufWriter, ErrorKind, Write as _, stdout};
 use std::process::ExitCode;
 
+use backtrail::cli::plugin::{self, Plugin};
 use backtrail::cli::{self, Cli, Command, Outcome};
 use backtrail::daemon;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let result = if plugin::is_plugin(std::env::args_os().next().as_ref()) {
+        Plugin::try_parse().map(|plugin| ask(&plugin))
+    } else {
+        Cli::try_parse().map(run)
+    };
+    let result = match result {
+        Ok(result) => result,
         Err(error) => {
             // Help and version are answers, not errors; usage errors are 1, for 2 has a meaning of its own.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
-    match run(cli) {
-        Ok(outcome) => outcome.into(),
+    match result {
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("backtrail: {error:#}");
@@ -26,21 +32,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<Outcome> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Agent(args) => {
             args.init_log()?;
             return_memory();
             daemon::run(args.options(&cli.global)?)?;
-            Ok(Outcome::Ok)
+            Ok(Outcome::Ok.into())
         }
         Command::Other(command) => {
             let mut out = BufWriter::new(stdout().lock());
             let outcome = cli::run(&cli.global, command, &mut out)?;
             out.flush()?;
-            Ok(outcome)
+            Ok(outcome.into())
         }
     }
+}
+
+/// `kubectl backtrail`
+fn ask(plugin: &Plugin) -> anyhow::Result<ExitCode> {
+    let mut out = BufWriter::new(stdout().lock());
+    let code = plugin.run(&mut out)?;
+    out.flush()?;
+    Ok(code)
 }
 
 /// Lets glibc return the memory of tables that have grown out of it. By itself it learns from each large block that is

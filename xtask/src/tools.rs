@@ -25,6 +25,7 @@ pub(crate) const LAB: &[Tool] = &[
     tool("ip", &["iproute2"]),
     tool("ping", &["iputils-ping"]),
     tool("unshare", &["util-linux"]),
+    tool("setpriv", &["util-linux"]),
     tool("/usr/lib/frr/zebra", &["frr"]),
     Tool { program: "bpftool", packages: &["bpftool", "linux-tools-generic"], required: false },
 ];
@@ -34,6 +35,8 @@ pub(crate) const TESTS: &[Tool] = &[
     tool("tcpdump", &["tcpdump"]),
     tool("nft", &["nftables"]),
     Tool { program: "mmdebstrap", packages: &["mmdebstrap"], required: false },
+    Tool { program: "runc", packages: &["runc"], required: false },
+    Tool { program: "umoci", packages: &["umoci"], required: false },
 ];
 
 /// What virtual machines need beyond [`LAB`] and [`TESTS`].

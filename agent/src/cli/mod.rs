@@ -8,6 +8,7 @@ mod cleanup;
 mod doctor;
 mod fpm;
 mod output;
+pub mod plugin;
 mod query;
 mod status;
 mod validate;

@@ -29,7 +29,7 @@ pub(super) fn status(global: &Global, out: &mut dyn Write) -> anyhow::Result<Out
 }
 
 /// Whether the condition `Ready` holds.
-fn healthy(status: &NodeRoutingStateStatus) -> bool {
+pub(super) fn healthy(status: &NodeRoutingStateStatus) -> bool {
     status.conditions.iter().any(|c| c.type_ == condition::READY && c.status == "True")
 }
 

@@ -13,6 +13,9 @@ use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::process::{Process, output};
 
+/// Capabilities that an agent runs with: those of the DaemonSet in `deploy/`, and no others.
+pub const CAPABILITIES: [&str; 3] = ["net_admin", "bpf", "perfmon"];
+
 /// How to start an agent.
 #[derive(Debug, Clone, Default)]
 pub struct AgentOptions {
@@ -22,7 +25,8 @@ pub struct AgentOptions {
     pub arguments: Vec<String>,
 }
 
-/// An agent in a namespace, with a run folder, a state folder and a bpffs of its own. Killed when dropped.
+/// An agent in a namespace, with a run folder, a state folder, a bpffs of its own, and the privileges that it is shipped
+/// with ([`CAPABILITIES`]). Killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
     binary: PathBuf,
@@ -75,8 +79,12 @@ impl Agent {
     pub fn run(&mut self) -> Result<()> {
         let log = self.folder.join("agent.log");
         let from = fs::metadata(&log).map_or(0, |metadata| metadata.len());
-        let mut command = Command::new(&self.binary);
+        // As root without other capabilities, as a container has them.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--bounding-set", &format!("-all,+{}", CAPABILITIES.join(",+"))])
+            .args(["--inh-caps", "-all", "--no-new-privs"])
+            .arg(&self.binary)
             .arg("agent")
             .arg("--config")
             .arg(self.config_path())

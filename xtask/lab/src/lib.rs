@@ -28,7 +28,7 @@ mod sniffer;
 mod suite;
 mod traffic;
 
-pub use agent::{Agent, AgentOptions};
+pub use agent::{Agent, AgentOptions, CAPABILITIES};
 pub use flow::{Flow, FlowReport};
 pub use frr::{Daemon, Frr, FrrInstall, FrrOptions, Version};
 pub use interrupt::{catch_interrupts, interrupted};

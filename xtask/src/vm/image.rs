@@ -18,7 +18,7 @@ use crate::{cargo, tools};
 /// Programs that tests call, each with what the guest calls it by.
 const PROGRAMS: &[&str] = &[
     "sh", "ip", "tc", "bridge", "ping", "nft", "tcpdump", "bpftool", "unshare", "sysctl", "cat", "cut",
-    "grep", "head", "sed", "sleep", "sort", "tail", "timeout", "tr", "true", "wc",
+    "grep", "head", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true", "wc",
 ];
 /// Names of users, protocols and tables, which those programs read.
 const SETTINGS: &[&str] =
