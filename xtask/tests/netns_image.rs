@@ -71,6 +71,11 @@ fn pod() -> Result<Value> {
     Ok(daemonset.pointer("/spec/template/spec").context("no pod")?.clone())
 }
 
+/// A mount of a runtime configuration.
+fn bind(from: &Path, to: &str, mode: &str) -> Value {
+    json!({"destination": to, "type": "bind", "source": from, "options": ["rbind", mode]})
+}
+
 /// What stands for the node: its folders, and its network namespace.
 struct Node {
     folder: PathBuf,
@@ -103,7 +108,6 @@ impl Node {
                 .map(str::to_owned)
                 .with_context(|| format!("no {pointer}"))
         };
-        let bind = |from: &Path, to: &str, mode: &str| json!({"destination": to, "type": "bind", "source": from, "options": ["rbind", mode]});
         let mut mounts = vec![
             json!({"destination": "/proc", "type": "proc", "source": "proc"}),
             json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}),
@@ -232,10 +236,20 @@ impl Node {
 
     /// Why no container can be had here: told by one without our image.
     fn runs_nothing(&self) -> Result<Option<String>> {
-        let bundle = self.bundle(Path::new("/"), "plain", &["/bin/true".to_owned()])?;
+        let rootfs = self.folder.join("rootfs");
+        let bundle = self.bundle(&rootfs, "plain", &["/bin/true".to_owned()])?;
         let path = bundle.join("config.json");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
-        config["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+        let mut mounts = vec![json!({"destination": "/proc", "type": "proc", "source": "proc"})];
+        for folder in
+            ["/bin", "/lib", "/lib64", "/usr"].into_iter().filter(|folder| Path::new(folder).is_dir())
+        {
+            mounts.push(bind(Path::new(folder), folder, "ro"));
+        }
+        fs::create_dir_all(&rootfs)?;
+        config["mounts"] = json!(mounts);
+        // A read-only root lets runc make no mount points.
+        config["root"]["readonly"] = json!(false);
         fs::write(&path, config.to_string())?;
         Ok(self.run(&bundle, "plain").err().map(|error| format!("{error:#}")))
     }

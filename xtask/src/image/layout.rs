@@ -48,7 +48,7 @@ impl Layout {
         let archive = tar(files)?;
         let diff_id = format!("sha256:{}", sha256(&archive));
         // Without a time in its header, which would be the only thing in it that differs.
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
         gzip.write_all(&archive)?;
         let descriptor = self.blob("application/vnd.oci.image.layer.v1.tar+gzip", gzip.finish()?);
         Ok(Layer { descriptor, diff_id })
