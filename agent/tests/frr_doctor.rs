@@ -30,6 +30,20 @@ fn examine(agent: &Agent) -> (impl Fn(&str) -> String, String) {
     (severity, text)
 }
 
+/// Waits until the condition `FRRPrepared` has this reason.
+fn wait_prepared(agent: &mut Agent, reason: &str) {
+    // An agent looks once a minute by itself, and when it reads its manifests.
+    agent.reload().expect("it runs");
+    let mut found = Value::Null;
+    let waited = wait_until(Duration::from_secs(90), reason, || {
+        let status = agent.json(&["status"]).expect("it answers");
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        found = conditions.into_iter().find(|it| it["type"] == "FRRPrepared").unwrap_or_default();
+        found["reason"] == reason
+    });
+    assert!(waited.is_ok(), "{reason}: {found}");
+}
+
 #[test]
 #[ignore = "needs root, network namespaces and FRR: cargo xtask test frr"]
 fn advice_that_is_followed_helps() {
@@ -38,7 +52,7 @@ fn advice_that_is_followed_helps() {
     let install = FrrInstall::host().unwrap();
     let options = AgentOptions { manifests: IMPORT.to_owned(), ..AgentOptions::default() };
     let binary = Path::new(env!("CARGO_BIN_EXE_backtrail"));
-    let agent = Agent::start(&lab, &node, binary, options).unwrap();
+    let mut agent = Agent::start(&lab, &node, binary, options).unwrap();
 
     let (severity, text) = examine(&agent);
     assert_eq!(
@@ -46,10 +60,13 @@ fn advice_that_is_followed_helps() {
         ("error", "error"),
         "{text}"
     );
+    wait_prepared(&mut agent, "FRRNotRunning");
 
     let without = Frr::start(&lab, &node, &install, FrrOptions::default()).unwrap();
     let (severity, text) = examine(&agent);
     assert_eq!((severity("frr-zebra").as_str(), severity("frr-module").as_str()), ("ok", "error"), "{text}");
+    // The agent itself lacks the capability to see a process of another user's: zebra's sockets tell that it is there.
+    wait_prepared(&mut agent, "ModuleOrAddressMissing");
     drop(without);
 
     let _frr = Frr::start(&lab, &node, &install, FrrOptions { fpm: true, ..FrrOptions::default() }).unwrap();
@@ -58,6 +75,7 @@ fn advice_that_is_followed_helps() {
         status["fpm"]["state"] == "Connected"
     })
     .unwrap();
+    wait_prepared(&mut agent, "Prepared");
     let (severity, text) = examine(&agent);
     for check in
         ["frr-zebra", "frr-module", "fpm-session", "bpffs", "capabilities", "rule-band", "table-range"]

@@ -217,6 +217,7 @@ impl Agent {
     }
 
     pub(super) fn reload(&mut self, why: &str) {
+        self.frr.look_again(Instant::now());
         let loaded = self.manifests.load(Some(&self.intent)).map(|mut intent| {
             self.persisted.keep_ownership(&mut intent);
             intent
@@ -227,7 +228,6 @@ impl Agent {
                 tracing::info!(why, "manifests read: intent changed");
                 let frozen = self.is_frozen();
                 self.intent = intent;
-                self.frr.look_again(Instant::now());
                 self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
                 if frozen {
                     self.thawed();
