@@ -18,7 +18,7 @@ spec:
 ";
 
 /// Severity of each check, and the whole answer for the message of a failure.
-fn examine(agent: &Agent) -> (impl Fn(&str) -> String, String) {
+fn examine(agent: &Agent) -> (impl Fn(&str) -> String + use<>, String) {
     let bpffs = agent.bpffs().to_str().expect("a plain path");
     let findings = agent.json(&["doctor", "--bpffs", bpffs]).expect("doctor answers");
     let text = serde_json::to_string_pretty(&findings).expect("JSON");
