@@ -76,11 +76,19 @@ pub fn other(skb: Skb, iface: &'static Iface) -> i32 {
 /// A packet that the slow parser read.
 #[inline(never)]
 fn parsed<K: FlowKey>(skb: Skb, iface: &'static Iface, headers: &Headers) -> i32 {
-    let embedded = K::request(headers, iface.zone);
-    // An error goes where the packet that it embeds came from: that one is the request.
-    let key = if headers.kind == Kind::Error { embedded } else { embedded.mirror() };
-    let packet = Packet::parsed(skb, iface, &key, headers);
-    let Some(flow) = key.flow() else {
+    if headers.kind == Kind::Error {
+        // It goes where the packet that it embeds came from: that one is the request.
+        reply(skb, iface, headers, &K::request(headers, iface.zone))
+    } else {
+        reply(skb, iface, headers, &K::reply(headers, iface.zone))
+    }
+}
+
+/// A packet whose flow has this key.
+#[inline(never)]
+fn reply<K: FlowKey>(skb: Skb, iface: &'static Iface, headers: &Headers, key: &K) -> i32 {
+    let packet = Packet::parsed(skb, iface, key, headers);
+    let Some(flow) = key.find() else {
         if headers.kind == Kind::Opener {
             learn::reply(&packet);
         }

@@ -1,6 +1,6 @@
 //! What differs between IPv4 and IPv6: one instance of every function for each.
 
-use backtrail_ebpf_common::maps::{Flow, FlowKey4, FlowKey6, Iface, Prefix4, Prefix6};
+use backtrail_ebpf_common::maps::{Flow, Flow6, FlowKey4, FlowKey6, Iface, Prefix4, Prefix6};
 use backtrail_ebpf_common::packet::{Headers, widen};
 use backtrail_ebpf_common::scope;
 
@@ -15,10 +15,14 @@ pub trait FlowKey: Copy + Sized {
 
     /// The key of a request with these headers.
     fn request(headers: &Headers, zone: u32) -> Self;
+    /// The key of a reply with these headers, built in one piece: two keys would be a fifth of the stack.
+    fn reply(headers: &Headers, zone: u32) -> Self;
     /// The same with the ends exchanged.
     fn mirror(&self) -> Self;
-    /// The flow's record.
+    /// The flow's record, looked up in place: for the fast path.
     fn flow(&self) -> Option<&'static mut Flow>;
+    /// The same by a call, where stack and instructions are dearer than time.
+    fn find(&self) -> Option<&'static mut Flow>;
     /// Stores a record; false when the table refuses it.
     fn store(&self, flow: &Flow) -> bool;
     /// IP protocol number.
@@ -49,12 +53,32 @@ fn record(flow: *mut Flow) -> &'static mut Flow {
     unsafe { &mut *flow }
 }
 
+#[inline(never)]
+fn find6(key: &FlowKey6) -> Option<&'static mut Flow> {
+    key.flow()
+}
+
+/// The value is put together in scratch memory: it would be a fifth of the stack.
+#[inline(never)]
+fn store6(key: &FlowKey6, flow: &Flow) -> bool {
+    let (Some(secret), Some(entry)) = (maps::secret(), maps::scratch6()) else { return false };
+    entry.client = key.client;
+    entry.service = key.service;
+    entry.flow = *flow;
+    FLOWS6.insert(key.digest(secret), &*entry, 0).is_ok()
+}
+
 impl FlowKey for FlowKey4 {
     const FAMILY: u16 = 4;
 
     #[inline(always)]
     fn request(headers: &Headers, zone: u32) -> Self {
         headers.request4(zone)
+    }
+
+    #[inline(always)]
+    fn reply(headers: &Headers, zone: u32) -> Self {
+        headers.reply4(zone)
     }
 
     #[inline(always)]
@@ -65,6 +89,11 @@ impl FlowKey for FlowKey4 {
     #[inline(always)]
     fn flow(&self) -> Option<&'static mut Flow> {
         FLOWS.get_ptr_mut(self).map(record)
+    }
+
+    #[inline(always)]
+    fn find(&self) -> Option<&'static mut Flow> {
+        self.flow()
     }
 
     #[inline(always)]
@@ -127,18 +156,31 @@ impl FlowKey for FlowKey6 {
     }
 
     #[inline(always)]
+    fn reply(headers: &Headers, zone: u32) -> Self {
+        headers.reply6(zone)
+    }
+
+    #[inline(always)]
     fn mirror(&self) -> Self {
         self.mirrored()
     }
 
     #[inline(always)]
     fn flow(&self) -> Option<&'static mut Flow> {
-        FLOWS6.get_ptr_mut(self).map(record)
+        let entry = FLOWS6.get_ptr_mut(self.digest(maps::secret()?))?;
+        // SAFETY: map memory outlives the program; the addresses of an entry never change.
+        let Flow6 { flow, .. } = unsafe { (*entry).is(self).then_some(&mut *entry)? };
+        Some(flow)
+    }
+
+    #[inline(always)]
+    fn find(&self) -> Option<&'static mut Flow> {
+        find6(self)
     }
 
     #[inline(always)]
     fn store(&self, flow: &Flow) -> bool {
-        FLOWS6.insert(self, flow, 0).is_ok()
+        store6(self, flow)
     }
 
     #[inline(always)]

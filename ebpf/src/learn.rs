@@ -1,12 +1,13 @@
 //! What is remembered of flows: openers that come in, openers that the node sends, and flows that move.
 
 use backtrail_ebpf_common::maps::{
-    FLOW_ADOPTED, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS, IFACE_LEARN, IFACE_TRANSIT, Iface,
+    EVENT_LEARNED, FLOW_ADOPTED, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS, IFACE_LEARN, IFACE_TRANSIT, Iface,
     MacKey, NEVER_EXCEPTED, NEXTHOP_NONE, Nexthop, PATH_NODE, PROTO_ICMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP,
 };
 use backtrail_ebpf_common::packet::{Kind, SCTP, TCP, UDP};
 use backtrail_ebpf_common::scope;
 
+use crate::event::{self, Happened};
 use crate::family::FlowKey;
 use crate::maps::{self, count};
 use crate::packet::Packet;
@@ -20,7 +21,7 @@ pub fn request<K: FlowKey>(packet: &Packet<'_, K>) {
     if !packet.skb.is_for_host() {
         return;
     }
-    match packet.key.flow() {
+    match packet.key.find() {
         None => first_request(packet),
         Some(flow) if flow.path == PATH_NODE => {
             let now = maps::now();
@@ -69,7 +70,7 @@ fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
         return count!(iface.slot, never);
     }
     // A reply to what the node, or a client by way of this node, asked.
-    if (!opener || key.proto() == UDP) && key.mirror().flow().is_some() {
+    if (!opener || key.proto() == UDP) && key.mirror().find().is_some() {
         return;
     }
     if !is_in_scope(iface, *key) {
@@ -92,12 +93,13 @@ fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
     if !opener {
         count!(iface.slot, adopted);
     }
+    event::flow(*key, &Happened { kind: EVENT_LEARNED, ifindex: iface.ifindex, path_ifindex: iface.ifindex });
 }
 
 /// A reply, or an opener of the node's, whose flow is unknown or was not written in this gate.
 #[inline(never)]
 pub fn reply<K: FlowKey>(packet: &Packet<'_, K>) {
-    let Some(flow) = packet.key.flow() else { return first_reply(packet) };
+    let Some(flow) = packet.key.find() else { return first_reply(packet) };
     let now = maps::now();
     // The node opens what was the client's flow: with UDP after a silence, for both may send at any time.
     let reopened =
@@ -122,7 +124,7 @@ fn first_reply<K: FlowKey>(packet: &Packet<'_, K>) {
         return;
     }
     let now = maps::now();
-    if let Some(flow) = key.mirror().flow() {
+    if let Some(flow) = key.mirror().find() {
         if iface.flags & IFACE_TRANSIT != 0 && flow.path != PATH_NODE && flow.ifindex != iface.ifindex {
             flow.path = PATH_NODE;
             flow.ifindex = 0;
@@ -213,8 +215,7 @@ fn source_mac<K: FlowKey>(packet: &Packet<'_, K>) -> [u8; 6] {
 /// Whether a flow was silent for so long that it is as good as unknown.
 #[inline(always)]
 fn is_idle(flow: &Flow, now: u32, proto: u8) -> bool {
-    let globals = maps::globals();
-    let limit = if proto == TCP || proto == SCTP { globals.tcp_idle } else { globals.udp_idle };
+    let limit = if proto == TCP || proto == SCTP { maps::tcp_idle() } else { maps::udp_idle() };
     let last = if flow.seen > flow.replied { flow.seen } else { flow.replied };
     limit != 0 && now.wrapping_sub(last) > limit
 }

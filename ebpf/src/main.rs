@@ -8,6 +8,7 @@
 #![expect(missing_docs, reason = "the program macro makes functions without")]
 
 mod egress;
+mod event;
 mod family;
 mod fragment;
 mod ingress;

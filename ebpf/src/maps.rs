@@ -2,13 +2,13 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::btf_map;
 use backtrail_ebpf_common::maps as layout;
 use backtrail_ebpf_common::maps::{
-    Counters, Flow, FlowKey4, FlowKey6, Fragment, FragmentKey, Globals, Iface, MacKey, Path, PortPrefix,
-    Prefix4, Prefix6,
+    Counters, Event, EventBudget, Flow, Flow6, FlowDigest6, FlowKey4, Fragment, FragmentKey, Globals, Iface,
+    MacKey, Path, PortPrefix, Prefix4, Prefix6, SECRET,
 };
 use backtrail_ebpf_common::packet::Headers;
 
@@ -18,7 +18,7 @@ const PREFIXES: usize = 16_384;
 #[btf_map(name = "rp_flows")]
 pub static FLOWS: LruHashMap<FlowKey4, Flow, { layout::FLOWS as usize }> = LruHashMap::new();
 #[btf_map(name = "rp_flows6")]
-pub static FLOWS6: LruHashMap<FlowKey6, Flow, { layout::FLOWS as usize }> = LruHashMap::new();
+pub static FLOWS6: LruHashMap<FlowDigest6, Flow6, { layout::FLOWS as usize }> = LruHashMap::new();
 #[btf_map(name = "rp_fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
 #[btf_map(name = "rp_paths")]
@@ -39,6 +39,10 @@ pub static NEVER: LpmTrie<Prefix4, u32, PREFIXES> = LpmTrie::new();
 pub static NEVER6: LpmTrie<Prefix6, u32, PREFIXES> = LpmTrie::new();
 #[btf_map(name = "rp_ports")]
 static PORTS: LpmTrie<PortPrefix, u32, PREFIXES> = LpmTrie::new();
+#[btf_map(name = "rp_events")]
+pub static EVENTS: RingBuf<Event, { layout::EVENT_BYTES as usize }> = RingBuf::new();
+#[btf_map(name = "rp_event_budget")]
+static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
 #[btf_map(name = "rp_globals")]
 static GLOBALS: Array<Globals, 1> = Array::new();
 #[btf_map(name = "rp_schema")]
@@ -49,12 +53,24 @@ static SCHEMA: Array<u32, 1> = Array::new();
 #[btf_map(name = "rp_scratch")]
 static SCRATCH: PerCpuArray<Headers, 1> = PerCpuArray::new();
 
+/// Where an entry of the IPv6 table is put together.
+#[btf_map(name = "rp_scratch6")]
+static SCRATCH6: PerCpuArray<Flow6, 1> = PerCpuArray::new();
+
 /// This CPU's scratch memory.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut Headers> {
     let headers = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: map memory outlives the program, and is this run's alone. Zeros are a value of `Headers`.
     Some(unsafe { &mut *headers })
+}
+
+/// This CPU's scratch memory for an entry.
+#[inline(always)]
+pub fn scratch6() -> Option<&'static mut Flow6> {
+    let entry = SCRATCH6.get_ptr_mut(0)?;
+    // SAFETY: as above.
+    Some(unsafe { &mut *entry })
 }
 
 /// Adds one to a counter of an interface.
@@ -123,12 +139,51 @@ pub fn is_port_excepted(group: u32, port: u16) -> bool {
 
 /// Settings, zeros until the agent wrote them.
 #[inline(always)]
-pub fn globals() -> Globals {
-    match GLOBALS.get_ptr(0) {
-        // SAFETY: map memory outlives the program. Volatile: the generation is to be read here and now.
-        Some(globals) => unsafe { globals.read_volatile() },
-        None => Globals { generation: 0, features: 0, tcp_idle: 0, udp_idle: 0 },
-    }
+fn globals() -> Option<*const Globals> {
+    GLOBALS.get_ptr(0)
+}
+
+/// A field of [`Globals`], read here and now.
+macro_rules! global {
+    ($($(#[$doc:meta])* $name:ident: $type:ty),* $(,)?) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name() -> $type {
+            match globals() {
+                // SAFETY: map memory outlives the program. Volatile: others write it meanwhile.
+                Some(globals) => unsafe { (&raw const (*globals).$name).read_volatile() },
+                None => 0,
+            }
+        }
+    )*};
+}
+
+global! {
+    /// See [`Globals::generation`].
+    generation: u32,
+    /// See [`Globals::features`].
+    features: u32,
+    /// See [`Globals::tcp_idle`].
+    tcp_idle: u32,
+    /// See [`Globals::udp_idle`].
+    udp_idle: u32,
+    /// See [`Globals::events`].
+    events: u32,
+}
+
+/// See [`Globals::secret`]: written before the first program is attached, and never again.
+#[inline(always)]
+pub fn secret() -> Option<&'static [u32; SECRET]> {
+    // SAFETY: map memory outlives the program.
+    globals().map(|globals| unsafe { &(*globals).secret })
+}
+
+/// What this CPU may still report.
+#[inline(always)]
+pub fn event_budget() -> Option<&'static mut EventBudget> {
+    let budget = EVENT_BUDGET.get_ptr_mut(0)?;
+    // SAFETY: map memory outlives the program; nobody else writes this CPU's copy while a program runs.
+    Some(unsafe { &mut *budget })
 }
 
 /// See `backtrail_ebpf_common::maps::gate_shift`.

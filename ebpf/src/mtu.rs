@@ -54,8 +54,7 @@ struct Message6 {
     hops: u8,
     source: MaybeUninit<[u8; 16]>,
     destination: MaybeUninit<[u8; 16]>,
-    icmp_type: u8,
-    code: u8,
+    type_and_code: u16,
     checksum: u16,
     mtu: u32,
     /// IP header and eight bytes of the packet.
@@ -154,8 +153,7 @@ fn answer6(skb: Skb, l3: u32, path: &Path) -> Result<i32, ()> {
         source: MaybeUninit::uninit(),
         destination: MaybeUninit::uninit(),
         // Packet too big.
-        icmp_type: 2,
-        code: 0,
+        type_and_code: 0x0200_u16.to_be(),
         checksum: 0,
         mtu: path.mtu.to_be(),
         quote: MaybeUninit::uninit(),

@@ -3,6 +3,7 @@
 use backtrail_ebpf_common::maps::{IFACE_TAGGED, Iface};
 use backtrail_ebpf_common::packet::{Bytes, Headers, Kind, Unparsed, kind, parse};
 
+use crate::event;
 use crate::family::FlowKey;
 use crate::maps::{self, count};
 use crate::skb::{ETHERNET, Skb};
@@ -51,27 +52,32 @@ impl Bytes for Linear {
     }
 }
 
-/// Parses any packet; counts it when it has no tuple. A function of its own, for its stack; the result lies in this CPU's
-/// scratch memory, for its callers'.
+/// Parses any packet; counts it when it has no tuple. The result lies in this CPU's scratch memory, for the callers'
+/// stacks.
 #[inline(never)]
 pub fn headers(skb: Skb, iface: &Iface) -> Option<&'static mut Headers> {
     let out = maps::scratch()?;
-    let tagged = iface.flags & IFACE_TAGGED != 0;
-    let parsed = if skb.has_vlan() && !tagged {
-        Err(Unparsed::UpperDevice)
-    } else {
-        parse(&skb, skb.link(iface.l2_length, tagged))
-    };
-    match parsed {
-        Ok(headers) => {
-            *out = headers;
-            return Some(out);
-        }
-        Err(Unparsed::Truncated) => count!(iface.slot, truncated),
-        Err(Unparsed::Malformed) => count!(iface.slot, malformed),
-        Err(Unparsed::TooDeep) => count!(iface.slot, too_deep),
-        Err(Unparsed::Other) => count!(iface.slot, other_protocol),
-        Err(Unparsed::UpperDevice) => count!(iface.slot, upper_device),
+    let Err(why) = read(skb, iface, out) else { return Some(out) };
+    match why {
+        Unparsed::Truncated => count!(iface.slot, truncated),
+        Unparsed::Malformed => count!(iface.slot, malformed),
+        Unparsed::TooDeep => count!(iface.slot, too_deep),
+        Unparsed::Other => count!(iface.slot, other_protocol),
+        Unparsed::UpperDevice => count!(iface.slot, upper_device),
+    }
+    if matches!(why, Unparsed::Truncated | Unparsed::Malformed | Unparsed::TooDeep) {
+        event::unparsable(iface.ifindex, why);
     }
     None
+}
+
+/// A function of its own, for its stack is the largest.
+#[inline(never)]
+fn read(skb: Skb, iface: &Iface, out: &mut Headers) -> Result<(), Unparsed> {
+    let tagged = iface.flags & IFACE_TAGGED != 0;
+    if skb.has_vlan() && !tagged {
+        return Err(Unparsed::UpperDevice);
+    }
+    *out = parse(&skb, skb.link(iface.l2_length, tagged))?;
+    Ok(())
 }

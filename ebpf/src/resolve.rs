@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated as helpers;
 use backtrail_ebpf_common::maps::{
-    FEATURE_TBID, Flow, Globals, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V4, NEXTHOP_V6, Nexthop, PATH_AUTO,
+    FEATURE_TBID, Flow, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V4, NEXTHOP_V6, Nexthop, PATH_AUTO,
     PATH_GATEWAY, PATH_MAC, Path,
 };
 
@@ -37,11 +37,11 @@ pub fn refresh<K: FlowKey>(packet: &Packet<'_, K>, path: &Path, flow: &mut Flow)
         return;
     }
     // Before the lookup: a route that changes during it makes its result void.
-    let globals = maps::globals();
+    let generation = maps::generation();
     let gate = maps::gate();
-    if flow.nexthop.gate != gate || flow.nexthop.generation != globals.generation {
-        look_up(packet, path, &mut flow.nexthop, &globals);
-        flow.nexthop.generation = globals.generation;
+    if flow.nexthop.gate != gate || flow.nexthop.generation != generation {
+        look_up(packet, path, &mut flow.nexthop);
+        flow.nexthop.generation = generation;
         flow.nexthop.gate = gate;
     }
 }
@@ -66,8 +66,8 @@ fn gateway(path: &Path) -> Target<'_> {
 
 /// Asks the FIB for the client, by the path's interface.
 #[inline(always)]
-fn look_up<K: FlowKey>(packet: &Packet<'_, K>, path: &Path, nexthop: &mut Nexthop, globals: &Globals) {
-    let flags = if globals.features & FEATURE_TBID != 0 {
+fn look_up<K: FlowKey>(packet: &Packet<'_, K>, path: &Path, nexthop: &mut Nexthop) {
+    let flags = if maps::features() & FEATURE_TBID != 0 {
         BPF_FIB_LOOKUP_DIRECT | BPF_FIB_LOOKUP_TBID | BPF_FIB_LOOKUP_OUTPUT
     } else {
         BPF_FIB_LOOKUP_OUTPUT

@@ -53,7 +53,7 @@ fn route(skb: Skb, iface: &Iface, answer: &mut MaybeUninit<Answer>) -> bool {
     let Some(headers) = packet::headers(skb, iface) else { return false };
     let zone = iface.zone;
     let table = if zone == 0 { MAIN } else { zone };
-    let tbid = if maps::globals().features & FEATURE_TBID != 0 { BPF_FIB_LOOKUP_TBID } else { 0 };
+    let tbid = if maps::features() & FEATURE_TBID != 0 { BPF_FIB_LOOKUP_TBID } else { 0 };
     let question = Question { ifindex: iface.ifindex, table, flags: BPF_FIB_LOOKUP_DIRECT | tbid };
     if headers.family == 4 {
         resolve::ask(skb, &FlowKey4::request(headers, zone).mirrored(), &question, answer)

@@ -5,11 +5,12 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_redir_neigh;
 use aya_ebpf::helpers::generated as helpers;
 use backtrail_ebpf_common::maps::{
-    Flow, IFACE_TAGGED, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6, PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_UP,
+    EVENT_PATH_DOWN, EVENT_STEERED, Flow, IFACE_TAGGED, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6, PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_UP,
     Path,
 };
 use backtrail_ebpf_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Kind};
 
+use crate::event::{self, Happened};
 use crate::family::FlowKey;
 use crate::maps::{self, count};
 use crate::packet::Packet;
@@ -30,7 +31,9 @@ pub fn steer<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) -> i32 {
         return NEXT;
     }
     let shadow = path.flags & PATH_FLAG_SHADOW != 0;
+    let ifindex = packet.iface.ifindex;
     if path.state != PATH_UP {
+        event::flow(packet.key, &Happened { kind: EVENT_PATH_DOWN, ifindex, path_ifindex: path.ifindex });
         if path.flags & PATH_FLAG_DROP != 0 && !shadow {
             count!(path.slot, dropped);
             return DROP;
@@ -56,6 +59,9 @@ pub fn steer<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) -> i32 {
         return NEXT;
     };
     let by_mac = target.kind == NEXTHOP_MAC;
+    if flow.steered == 0 {
+        event::flow(packet.key, &Happened { kind: EVENT_STEERED, ifindex, path_ifindex: path.ifindex });
+    }
     flow.steered += 1;
     if let Some(counters) = maps::counters(path.slot) {
         counters.steered += 1;

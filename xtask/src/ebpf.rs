@@ -4,6 +4,7 @@
 //! `cargo xtask ebpf --check` proves that it is what the source says.
 
 mod object;
+mod stack;
 mod toolchain;
 
 use std::collections::BTreeMap;
@@ -69,6 +70,12 @@ pub(crate) fn run(args: &EbpfArgs) -> Result<bool> {
     let built = toolchain.build()?;
     let bytes =
         object::strip(&fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?)?;
+    for stack::Cost { program, stack, chain, instructions } in stack::check(&bytes)? {
+        println!(
+            "{program}: {instructions} instructions, {stack} bytes of stack on Linux 6.1: {}",
+            chain.join(" > ")
+        );
+    }
     let record = Record {
         compiler: toolchain.compiler,
         linker: toolchain.linker,
@@ -94,6 +101,7 @@ pub(crate) fn is_current() -> Result<()> {
         object::contents(&committed)? == recorded.contents,
         "{OBJECT} is not the one that {RECORD} describes: run `cargo xtask ebpf`"
     );
+    stack::check(&committed)?;
     ensure!(
         source_hash()? == recorded.source,
         "the programs have changed since {OBJECT} was built: run `cargo xtask ebpf`"

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use aya::Pod;
 use aya::maps::MapData;
-use backtrail_ebpf_common::maps::{self, Flow, FlowKey4, FlowKey6, Globals};
+use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, Globals};
 use serde::Serialize;
 
 use super::{SteeringError, layout, sys};
@@ -60,38 +60,61 @@ pub struct Expired {
     pub complete: bool,
 }
 
-/// Key of either table.
-pub(super) trait Key: Pod {
-    fn client(&self) -> SocketAddr;
-    fn service(&self) -> SocketAddr;
-    fn protocol(&self) -> u32;
+/// An entry of either table.
+pub(super) trait Entry {
+    type Key: Pod;
+    type Value: Pod;
+    fn client(key: &Self::Key, value: &Self::Value) -> SocketAddr;
+    fn service(key: &Self::Key, value: &Self::Value) -> SocketAddr;
+    fn protocol(key: &Self::Key) -> u32;
+    fn flow(value: &Self::Value) -> &Flow;
 }
 
-impl Key for FlowKey4 {
-    fn client(&self) -> SocketAddr {
-        (IpAddr::from(self.client), self.client_port).into()
+/// `rp_flows`
+pub(super) struct V4;
+
+/// `rp_flows6`
+pub(super) struct V6;
+
+impl Entry for V4 {
+    type Key = FlowKey4;
+    type Value = Flow;
+
+    fn client(key: &FlowKey4, _: &Flow) -> SocketAddr {
+        (IpAddr::from(key.client), key.client_port).into()
     }
 
-    fn service(&self) -> SocketAddr {
-        (IpAddr::from(self.service), self.service_port).into()
+    fn service(key: &FlowKey4, _: &Flow) -> SocketAddr {
+        (IpAddr::from(key.service), key.service_port).into()
     }
 
-    fn protocol(&self) -> u32 {
-        self.proto
+    fn protocol(key: &FlowKey4) -> u32 {
+        key.proto
+    }
+
+    fn flow(value: &Flow) -> &Flow {
+        value
     }
 }
 
-impl Key for FlowKey6 {
-    fn client(&self) -> SocketAddr {
-        (IpAddr::from(self.client), self.client_port).into()
+impl Entry for V6 {
+    type Key = FlowDigest6;
+    type Value = Flow6;
+
+    fn client(key: &FlowDigest6, value: &Flow6) -> SocketAddr {
+        (IpAddr::from(value.client), key.client_port).into()
     }
 
-    fn service(&self) -> SocketAddr {
-        (IpAddr::from(self.service), self.service_port).into()
+    fn service(key: &FlowDigest6, value: &Flow6) -> SocketAddr {
+        (IpAddr::from(value.service), key.service_port).into()
     }
 
-    fn protocol(&self) -> u32 {
-        self.proto
+    fn protocol(key: &FlowDigest6) -> u32 {
+        key.proto
+    }
+
+    fn flow(value: &Flow6) -> &Flow {
+        &value.flow
     }
 }
 
@@ -144,17 +167,11 @@ impl Tables<'_> {
         let mut position = Position::from_cursor(cursor);
         let mut flows = Vec::new();
         loop {
-            let now = maps::ticks(sys::coarse_nanoseconds());
             let room = limit.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
-            let entry = |key: &dyn DynKey, flow: &Flow| key.entry(flow, now, gateway(flow));
             let next = if position.second {
-                let batch = read::<FlowKey6>(self.flows6, position.token, room)?;
-                flows.extend(batch.entries.iter().map(|(key, flow)| entry(key, flow)));
-                batch.next
+                list::<V6>(self.flows6, position.token, room, &gateway, &mut flows)?
             } else {
-                let batch = read::<FlowKey4>(self.flows4, position.token, room)?;
-                flows.extend(batch.entries.iter().map(|(key, flow)| entry(key, flow)));
-                batch.next
+                list::<V4>(self.flows4, position.token, room, &gateway, &mut flows)?
             };
             let Some(after) = position.after(next) else { return Ok(FlowPage { flows, next: None }) };
             position = after;
@@ -165,25 +182,35 @@ impl Tables<'_> {
     }
 }
 
-/// [`Key`] without its type.
-trait DynKey {
-    fn entry(&self, flow: &Flow, now: u32, gateway: Option<IpAddr>) -> FlowEntry;
-}
-
-impl<K: Key> DynKey for K {
-    fn entry(&self, flow: &Flow, now: u32, gateway: Option<IpAddr>) -> FlowEntry {
-        let nanoseconds = u64::from(idle(flow, now)) << 30;
+/// Adds a batch of a table to a page; returns where the next one begins.
+fn list<E: Entry>(
+    table: &MapData,
+    from: Option<u32>,
+    room: u32,
+    gateway: &impl Fn(&Flow) -> Option<IpAddr>,
+    page: &mut Vec<FlowEntry>,
+) -> Result<Option<u32>, SteeringError> {
+    let batch = read::<E>(table, from, room)?;
+    let now = maps::ticks(sys::coarse_nanoseconds());
+    page.extend(batch.entries.iter().map(|(key, value)| {
+        let flow = E::flow(value);
         FlowEntry {
-            protocol: u8::try_from(self.protocol()).unwrap_or_default(),
-            client: self.client(),
-            service: self.service(),
+            protocol: u8::try_from(E::protocol(key)).unwrap_or_default(),
+            client: E::client(key, value),
+            service: E::service(key, value),
             ifindex: flow.ifindex,
-            age_seconds: nanoseconds / 1_000_000_000,
+            age_seconds: seconds(idle(flow, now)),
             steered_packets: flow.steered,
-            gateway,
+            gateway: gateway(flow),
             node_origin: flow.path == maps::PATH_NODE,
         }
-    }
+    }));
+    Ok(batch.next)
+}
+
+/// Ticks in seconds.
+fn seconds(ticks: u32) -> u64 {
+    (u64::from(ticks) << 30) / 1_000_000_000
 }
 
 /// The neighbour of a flow's last FIB lookup.
@@ -191,7 +218,11 @@ pub(super) fn resolved(flow: &Flow) -> Option<IpAddr> {
     layout::address(flow.nexthop.address, u32::from(flow.nexthop.kind))
 }
 
-fn read<K: Key>(table: &MapData, from: Option<u32>, room: u32) -> Result<sys::Batch<K, Flow>, SteeringError> {
+fn read<E: Entry>(
+    table: &MapData,
+    from: Option<u32>,
+    room: u32,
+) -> Result<sys::Batch<E::Key, E::Value>, SteeringError> {
     let batch = sys::lookup_batch(table.fd().as_fd(), from, room.max(MIN_BATCH));
     batch.map_err(|source| SteeringError::System { call: "reading the flow table", source })
 }
@@ -240,9 +271,9 @@ impl Sweep {
         loop {
             let room = u32::try_from(u64::from(budget).saturating_sub(expired.scanned)).unwrap_or(u32::MAX);
             let next = if self.position.second {
-                self.part::<FlowKey6>(tables.flows6, tables, room, &mut expired)?
+                self.part::<V6>(tables.flows6, tables, room, &mut expired)?
             } else {
-                self.part::<FlowKey4>(tables.flows4, tables, room, &mut expired)?
+                self.part::<V4>(tables.flows4, tables, room, &mut expired)?
             };
             let Some(position) = self.position.after(next) else {
                 expired.complete = true;
@@ -258,18 +289,19 @@ impl Sweep {
         }
     }
 
-    fn part<K: Key>(
+    fn part<E: Entry>(
         &mut self,
         table: &MapData,
         tables: &Tables<'_>,
         room: u32,
         expired: &mut Expired,
     ) -> Result<Option<u32>, SteeringError> {
-        let batch = read::<K>(table, self.position.token, room)?;
+        let batch = read::<E>(table, self.position.token, room)?;
         let now = maps::ticks(sys::coarse_nanoseconds());
         let mut stale = Vec::new();
-        for (key, flow) in &batch.entries {
-            if is_expired(key.protocol(), flow, now, &tables.globals) {
+        for (key, value) in &batch.entries {
+            let flow = E::flow(value);
+            if is_expired(E::protocol(key), flow, now, &tables.globals) {
                 stale.push(*key);
             } else {
                 self.in_use.insert(flow.path);
@@ -325,7 +357,14 @@ mod tests {
             flags: 0,
             steered: 0,
         };
-        let globals = Globals { generation: 0, features: 0, tcp_idle: 100, udp_idle: 10 };
+        let globals = Globals {
+            generation: 0,
+            features: 0,
+            tcp_idle: 100,
+            udp_idle: 10,
+            events: 0,
+            secret: [0; maps::SECRET],
+        };
         assert!(is_expired(17, &flow(5, 0), 16, &globals));
         assert!(!is_expired(17, &flow(5, 6), 16, &globals), "a reply is a packet too");
         assert!(!is_expired(6, &flow(5, 0), 16, &globals));

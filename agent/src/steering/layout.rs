@@ -349,17 +349,17 @@ fn retired(old: &Path, plan: &SteeringPlan, slot: u32) -> Path {
     path(key, &crate::plan::steering::Path { up: interface_up && !failed, ..*now }, slot)
 }
 
-/// Settings of all interfaces.
-pub(super) fn globals(plan: &SteeringPlan, features: u32, generation: u32) -> Globals {
+/// Settings of all interfaces; what the plan does not say stays as it was.
+pub(super) fn globals(plan: &SteeringPlan, features: u32, before: &Globals) -> Globals {
     // One tick more: a flow is never forgotten early.
     let ticks = |idle: std::time::Duration| {
         maps::ticks(u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX)).saturating_add(1)
     };
     Globals {
-        generation,
         features,
         tcp_idle: ticks(plan.flows.tcp_idle),
         udp_idle: ticks(plan.flows.udp_idle),
+        ..*before
     }
 }
 

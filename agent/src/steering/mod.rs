@@ -7,6 +7,7 @@
 mod attach;
 mod counters;
 mod error;
+mod events;
 mod flows;
 mod layout;
 mod object;
@@ -18,6 +19,7 @@ mod table;
 mod tc;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::maps::PerCpuValues;
@@ -26,6 +28,7 @@ use backtrail_ebpf_common::maps::{Counters, Flow, Globals, programs};
 
 pub use counters::named;
 pub use error::SteeringError;
+pub use events::{FlowEvent, FlowEventKind};
 pub use flows::{Expired, FlowEntry, FlowPage};
 pub use pins::{Direction, Hook};
 pub use preflight::{Features, features};
@@ -133,8 +136,7 @@ impl Steering {
         for slot in &layout.new_slots {
             report.note(self.reset_counters(*slot).map(|()| 1));
         }
-        let generation = self.globals().generation;
-        let globals = layout::globals(plan, self.features.bits(), generation);
+        let globals = layout::globals(plan, self.features.bits(), &self.globals());
         let maps = &mut self.loaded.maps;
         report.note(maps.globals.put(&BTreeMap::from([(0, globals)])));
         report.note(maps.paths.put(&layout.paths));
@@ -224,6 +226,38 @@ impl Steering {
         let globals = self.globals();
         let globals = Globals { generation: globals.generation.wrapping_add(1), ..globals };
         self.loaded.maps.globals.put(&BTreeMap::from([(0, globals)])).map(drop)
+    }
+
+    /// Lets each CPU report so many events in about a second; 0: none, at no cost.
+    ///
+    /// # Errors
+    /// The kernel refused the write.
+    pub fn listen(&mut self, events: u32) -> Result<(), SteeringError> {
+        let globals = Globals { events, ..self.globals() };
+        self.loaded.maps.globals.put(&BTreeMap::from([(0, globals)])).map(drop)
+    }
+
+    /// Readable when there are events.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn event_fd(&self) -> std::io::Result<OwnedFd> {
+        self.loaded.maps.events.as_fd().try_clone_to_owned()
+    }
+
+    /// Takes at most `limit` events out of the ring.
+    pub fn events(&mut self, limit: usize) -> Vec<FlowEvent> {
+        std::iter::from_fn(|| events::next(&mut self.loaded.maps.events)).take(limit).collect()
+    }
+
+    /// Events that were not reported since the maps were made: too many in a second, or nobody took them from the ring.
+    ///
+    /// # Errors
+    /// The kernel refused the read.
+    pub fn suppressed_events(&self) -> Result<u64, SteeringError> {
+        let name = backtrail_ebpf_common::maps::names::EVENT_BUDGET;
+        let budgets = self.loaded.maps.event_budget.get(&0, 0).map_err(SteeringError::map("read", name))?;
+        Ok(budgets.iter().map(|budget| budget.suppressed).sum())
     }
 
     fn globals(&self) -> Globals {

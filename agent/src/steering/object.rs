@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray, RingBuf};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use backtrail_ebpf_common::maps::{
-    self, Counters, Flow, FlowKey4, FlowKey6, Globals, Iface, MacKey, Path, PortPrefix, Prefix4, Prefix6,
-    SCHEMA, names, programs,
+    self, Counters, EventBudget, Globals, Iface, MacKey, Path, PortPrefix, Prefix4, Prefix6, SCHEMA, names,
+    programs,
 };
 
 use super::SteeringError;
+use super::flows::{Entry, V4, V6};
 use super::pins::{Folder, OLD};
 use super::sys;
 use super::table::{Table, Zero};
@@ -58,7 +59,8 @@ impl Zero for Path {
 }
 
 impl Zero for Globals {
-    const ZERO: Self = Self { generation: 0, features: 0, tcp_idle: 0, udp_idle: 0 };
+    const ZERO: Self =
+        Self { generation: 0, features: 0, tcp_idle: 0, udp_idle: 0, events: 0, secret: [0; maps::SECRET] };
 }
 
 /// The maps that the agent reads and writes.
@@ -73,6 +75,8 @@ pub(super) struct Maps {
     pub(super) never6: Trie<Prefix6>,
     pub(super) ports: Trie<PortPrefix>,
     pub(super) counters: PerCpuArray<MapData, Counters>,
+    pub(super) events: RingBuf<MapData>,
+    pub(super) event_budget: PerCpuArray<MapData, EventBudget>,
     pub(super) flows4: MapData,
     pub(super) flows6: MapData,
 }
@@ -182,10 +186,12 @@ pub(super) fn program<'a>(
 fn take_maps(ebpf: &mut Ebpf) -> Result<Maps, SteeringError> {
     let mut schema: Array<_, u32> = take(ebpf, names::SCHEMA)?;
     schema.set(0, SCHEMA, 0).map_err(SteeringError::map("write", names::SCHEMA))?;
+    let mut globals = Table::open(names::GLOBALS, take(ebpf, names::GLOBALS)?)?;
+    draw_secret(&mut globals)?;
     Ok(Maps {
         ifaces: Table::open(names::IFACES, take(ebpf, names::IFACES)?)?,
         paths: Table::open(names::PATHS, take(ebpf, names::PATHS)?)?,
-        globals: Table::open(names::GLOBALS, take(ebpf, names::GLOBALS)?)?,
+        globals,
         macs: Table::open(names::MACS, take(ebpf, names::MACS)?)?,
         vips4: Table::open(names::VIPS, take(ebpf, names::VIPS)?)?,
         vips6: Table::open(names::VIPS6, take(ebpf, names::VIPS6)?)?,
@@ -193,9 +199,22 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<Maps, SteeringError> {
         never6: Table::open(names::NEVER6, take(ebpf, names::NEVER6)?)?,
         ports: Table::open(names::PORTS, take(ebpf, names::PORTS)?)?,
         counters: take(ebpf, names::COUNTERS)?,
+        events: take(ebpf, names::EVENTS)?,
+        event_budget: take(ebpf, names::EVENT_BUDGET)?,
         flows4: take_flows(ebpf, names::FLOWS)?,
         flows6: take_flows(ebpf, names::FLOWS6)?,
     })
+}
+
+/// Gives new maps a secret; those of an earlier agent have theirs, by which their flows are found.
+fn draw_secret(globals: &mut Table<Array<MapData, Globals>>) -> Result<(), SteeringError> {
+    let before = globals.content().get(&0).copied().unwrap_or(Globals::ZERO);
+    if before.secret != Globals::ZERO.secret {
+        return Ok(());
+    }
+    let secret =
+        sys::random().map_err(|source| SteeringError::System { call: "drawing a secret", source })?;
+    globals.put(&BTreeMap::from([(0, Globals { secret, ..before })])).map(drop)
 }
 
 fn take<T: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SteeringError> {
@@ -216,21 +235,21 @@ pub(super) fn copy_old_flows(folder: &Folder, maps: &Maps) -> Result<(), Steerin
     if folder.exists(&format!("{OLD}{}", names::PATHS)) {
         return Ok(());
     }
-    copy_table::<FlowKey4>(folder, names::FLOWS, &maps.flows4)?;
-    copy_table::<FlowKey6>(folder, names::FLOWS6, &maps.flows6)
+    copy_table::<V4>(folder, names::FLOWS, &maps.flows4)?;
+    copy_table::<V6>(folder, names::FLOWS6, &maps.flows6)
 }
 
-fn copy_table<K: Pod>(folder: &Folder, name: &'static str, into: &MapData) -> Result<(), SteeringError> {
+fn copy_table<E: Entry>(folder: &Folder, name: &'static str, into: &MapData) -> Result<(), SteeringError> {
     use std::os::fd::AsFd as _;
     let Ok(old) = MapData::from_pin(folder.path(&format!("{OLD}{name}"))) else { return Ok(()) };
     let wrong = |source| SteeringError::System { call: "copying the flow table", source };
     let id = into.info().map_err(SteeringError::map("read", name))?.id();
     let handle = MapData::from_id(id).map_err(SteeringError::map("read", name))?;
-    let target = HashMap::<_, K, Flow>::try_from(Map::LruHashMap(handle));
+    let target = HashMap::<_, E::Key, E::Value>::try_from(Map::LruHashMap(handle));
     let mut target = target.map_err(SteeringError::map("write", name))?;
     let mut from = None;
     loop {
-        let batch = sys::lookup_batch::<K, Flow>(old.fd().as_fd(), from, BATCH).map_err(wrong)?;
+        let batch = sys::lookup_batch::<E::Key, E::Value>(old.fd().as_fd(), from, BATCH).map_err(wrong)?;
         for (key, flow) in batch.entries {
             // EEXIST is what is wished for; and a table that is full forgets by itself.
             drop(target.insert(key, flow, NO_EXIST));

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "bpf(2) takes pointers; nothing here is larger than one call")]
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -162,4 +162,11 @@ pub(super) fn timer_hz() -> u32 {
     // SAFETY: writes one timespec. It cannot fail: the clock exists since Linux 2.6.32.
     unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
     u32::try_from(1_000_000_000 / resolution.tv_nsec.max(1)).unwrap_or(u32::MAX)
+}
+
+/// Random words.
+pub(super) fn random<const N: usize>() -> io::Result<[u32; N]> {
+    let mut bytes = [[0; 4]; N];
+    std::fs::File::open("/dev/urandom")?.read_exact(bytes.as_flattened_mut())?;
+    Ok(bytes.map(u32::from_ne_bytes))
 }

@@ -10,7 +10,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use backtrail_ebpf_common::maps::{
-    self, Counters, Flow, FlowKey4, FlowKey6, Globals, Iface, MacKey, Path, Prefix4, Prefix6,
+    self, Counters, Flow, Flow6, FlowDigest6, FlowKey4, FlowKey6, Globals, Iface, MacKey, Path, Prefix4,
+    Prefix6,
 };
 use backtrail_lab::{End, Lab, Namespace};
 
@@ -33,6 +34,16 @@ pub(crate) const PATH6: u32 = 16;
 
 /// MAC of the router behind `good`.
 pub(crate) const ROUTER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
+/// What the agent would write.
+pub(crate) const GLOBALS: Globals = Globals {
+    generation: 1,
+    features: maps::FEATURE_TBID,
+    tcp_idle: 0,
+    udp_idle: 0,
+    events: 0,
+    secret: [0xdead_beef, 2, 3, 0x8000_0000, 5, 6, u32::MAX, 8],
+};
 
 /// Offsets in `struct __sk_buff`.
 mod skb {
@@ -74,12 +85,7 @@ impl Node<'_> {
         node.enter(|| {
             let ebpf = load();
             let mut node = Node { ebpf, namespace: &node, routers: &routers, devices: HashMap::new() };
-            node.set_globals(Globals {
-                generation: 1,
-                features: maps::FEATURE_TBID,
-                tcp_idle: 0,
-                udp_idle: 0,
-            });
+            node.set_globals(GLOBALS);
             for name in ["good", "bad"] {
                 node.add_device(name);
             }
@@ -233,7 +239,8 @@ impl Node<'_> {
                 let (client, service) = (client.octets(), service.octets());
                 let key = FlowKey6 { client, service, client_port, service_port, proto, zone, reserved: 0 };
                 let map = self.ebpf.map(maps::names::FLOWS6).unwrap();
-                BpfHashMap::<_, FlowKey6, Flow>::try_from(map).unwrap().get(&key, 0).ok()
+                let map = BpfHashMap::<_, FlowDigest6, Flow6>::try_from(map).unwrap();
+                map.get(&key.digest(&GLOBALS.secret), 0).ok().filter(|it| it.is(&key)).map(|it| it.flow)
             }
             _ => panic!("one family"),
         }
@@ -244,7 +251,7 @@ impl Node<'_> {
         let v4 = self.ebpf.map(maps::names::FLOWS).unwrap();
         let v6 = self.ebpf.map(maps::names::FLOWS6).unwrap();
         BpfHashMap::<_, FlowKey4, Flow>::try_from(v4).unwrap().keys().count()
-            + BpfHashMap::<_, FlowKey6, Flow>::try_from(v6).unwrap().keys().count()
+            + BpfHashMap::<_, FlowDigest6, Flow6>::try_from(v6).unwrap().keys().count()
     }
 
     /// One counter of a slot, summed over the CPUs.

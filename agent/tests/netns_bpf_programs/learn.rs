@@ -6,7 +6,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use backtrail_ebpf_common::maps::{self, FLOW_ADOPTED, FLOW_TRANSIT, PATH_NODE, PortPrefix};
 
 use crate::frames::{self, PAIRS, Pair, V4, V6};
-use crate::harness::{BAD, GOOD, NEXT, Node, PATH4, PATH6, REDIRECT, ROUTER};
+use crate::harness::{BAD, GLOBALS, GOOD, NEXT, Node, PATH4, PATH6, REDIRECT, ROUTER};
 
 fn path_of(pair: &Pair) -> u32 {
     if pair.client.is_ipv4() { PATH4 } else { PATH6 }
@@ -151,7 +151,7 @@ fn a_ping_of_the_node_and_a_ping_to_it_are_two_flows() {
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn an_idle_flow_of_the_nodes_may_be_opened_by_the_client() {
     Node::run(|node| {
-        node.set_globals(maps::Globals { generation: 1, features: 0, tcp_idle: 3600, udp_idle: 1 });
+        node.set_globals(maps::Globals { features: 0, tcp_idle: 3600, udp_idle: 1, ..GLOBALS });
         node.egress("bad", &V4.reply(frames::udp(500, 500)));
         assert_eq!(node.flow(&V4, (500, 500), 17).unwrap().path, PATH_NODE);
         let learned = || {

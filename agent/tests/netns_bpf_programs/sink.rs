@@ -3,7 +3,7 @@
 use backtrail_ebpf_common::maps::{self, Iface};
 
 use crate::frames::{self, PAIRS};
-use crate::harness::{DROP, GOOD, Node, REDIRECT, SINK};
+use crate::harness::{DROP, GLOBALS, GOOD, Node, REDIRECT, SINK};
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
@@ -25,12 +25,7 @@ fn the_sink_steers_follows_the_fib_or_drops() {
         }
         assert_eq!(node.count(SINK, |c| c.sink_forwarded), 2);
         node.namespace.run("ip route del default; ip -6 route del default").unwrap();
-        node.set_globals(maps::Globals {
-            generation: 2,
-            features: maps::FEATURE_TBID,
-            tcp_idle: 0,
-            udp_idle: 0,
-        });
+        node.set_globals(maps::Globals { generation: 2, ..GLOBALS });
         for pair in PAIRS {
             assert_eq!(node.sink("sink", &pair.reply(frames::tcp(80, 50_000, frames::ACK))), DROP);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use backtrail_ebpf_common::maps::{self, Path};
 
 use crate::frames::{self, L4, PAIRS, Pair, V4, V6};
-use crate::harness::{BAD, DROP, GOOD, NEXT, Node, PATH4, REDIRECT, ROUTER};
+use crate::harness::{BAD, DROP, GLOBALS, GOOD, NEXT, Node, PATH4, REDIRECT, ROUTER};
 
 /// Learns a TCP flow on `good`, and gives its reply.
 fn learned(node: &Node<'_>, pair: &Pair) -> Vec<u8> {
@@ -137,12 +137,7 @@ fn auto_goes_straight_to_a_client_on_the_link() {
             assert_eq!(node.egress("bad", &reply), REDIRECT);
             assert_eq!(node.flow(&pair, (40_000, 80), 6).unwrap().nexthop.kind, maps::NEXTHOP_MAC);
             node.namespace.run(&format!("ip neigh add {client} lladdr 02:00:00:00:00:77 dev good")).unwrap();
-            node.set_globals(maps::Globals {
-                generation,
-                features: maps::FEATURE_TBID,
-                tcp_idle: 0,
-                udp_idle: 0,
-            });
+            node.set_globals(maps::Globals { generation, ..GLOBALS });
             assert_eq!(node.egress("bad", &reply), REDIRECT);
             let flow = node.flow(&pair, (40_000, 80), 6).unwrap();
             assert_eq!((flow.nexthop.kind, flow.nexthop.address), (kind, octets(client)));
@@ -185,20 +180,10 @@ fn from_route_steers_by_a_route_only() {
         assert_eq!(node.count(GOOD, |c| c.fib_misses), 2);
         // A route by another interface is none.
         node.namespace.run("ip route add default via 10.2.0.254 dev bad table 100").unwrap();
-        node.set_globals(maps::Globals {
-            generation: 2,
-            features: maps::FEATURE_TBID,
-            tcp_idle: 0,
-            udp_idle: 0,
-        });
+        node.set_globals(maps::Globals { generation: 2, ..GLOBALS });
         assert_eq!(node.egress("bad", &learned(node, &V4)), NEXT);
         node.namespace.run("ip route replace default via 10.1.0.254 dev good table 100").unwrap();
-        node.set_globals(maps::Globals {
-            generation: 3,
-            features: maps::FEATURE_TBID,
-            tcp_idle: 0,
-            udp_idle: 0,
-        });
+        node.set_globals(maps::Globals { generation: 3, ..GLOBALS });
         assert_eq!(node.egress("bad", &learned(node, &V4)), REDIRECT);
     });
 }
@@ -216,12 +201,7 @@ fn a_resolved_nexthop_lives_for_a_generation_and_a_gate() {
         };
         assert_eq!(nexthop(node), octets("10.1.0.254"));
         node.namespace.run("ip route replace default via 10.1.0.253 dev good table 100").unwrap();
-        node.set_globals(maps::Globals {
-            generation: 2,
-            features: maps::FEATURE_TBID,
-            tcp_idle: 0,
-            udp_idle: 0,
-        });
+        node.set_globals(maps::Globals { generation: 2, ..GLOBALS });
         assert_eq!(nexthop(node), octets("10.1.0.253"));
         // Nobody bumps the generation while the agent is dead.
         node.namespace.run("ip route replace default via 10.1.0.252 dev good table 100").unwrap();
@@ -239,7 +219,7 @@ fn without_tbid_the_rules_lead_to_the_table() {
         node.namespace
             .run("ip rule add oif good lookup 100 pref 1150; ip route add default via 10.1.0.254 dev good table 100")
             .unwrap();
-        node.set_globals(maps::Globals { generation: 1, features: 0, tcp_idle: 0, udp_idle: 0 });
+        node.set_globals(maps::Globals { features: 0, ..GLOBALS });
         assert_eq!(node.egress("bad", &learned(node, &V4)), REDIRECT);
         let nexthop = node.flow(&V4, (40_000, 80), 6).unwrap().nexthop;
         assert_eq!(nexthop.address, octets("10.1.0.254"));

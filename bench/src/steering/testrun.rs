@@ -210,7 +210,14 @@ fn load(object: &[u8], programs: &[&str]) -> Result<Ebpf> {
 
 /// What the agent would write: requests are learned on `good`, whose gateways are known.
 fn configure(ebpf: &mut Ebpf, good: Device, bad: Device) -> Result<()> {
-    let globals = Globals { generation: 1, features: maps::FEATURE_TBID, tcp_idle: 0, udp_idle: 0 };
+    let globals = Globals {
+        generation: 1,
+        features: maps::FEATURE_TBID,
+        tcp_idle: 0,
+        udp_idle: 0,
+        events: 0,
+        secret: [1, 2, 3, 4, 5, 6, 7, 8],
+    };
     array(ebpf, maps::names::GLOBALS)?.set(0, globals, 0)?;
     let mut v4 = [0; 16];
     v4[..4].copy_from_slice(&[10, 1, 0, 254]);

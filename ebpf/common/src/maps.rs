@@ -4,13 +4,13 @@
 //! addresses are byte arrays in network order (`bpftool map dump` then prints both as people write them).
 
 /// Version of everything in this module, held by `rp_schema[0]`. Pinned maps of another version are not reused.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Names of the maps, which are also the names of their pins.
 pub mod names {
     /// LRU hash [`FlowKey4`](super::FlowKey4) → [`Flow`](super::Flow).
     pub const FLOWS: &str = "rp_flows";
-    /// LRU hash [`FlowKey6`](super::FlowKey6) → [`Flow`](super::Flow).
+    /// LRU hash [`FlowDigest6`](super::FlowDigest6) → [`Flow6`](super::Flow6).
     pub const FLOWS6: &str = "rp_flows6";
     /// Array of [`PATHS`](super::PATHS) [`Path`](super::Path), indexed by path id.
     pub const PATHS: &str = "rp_paths";
@@ -32,14 +32,32 @@ pub mod names {
     pub const PORTS: &str = "rp_ports";
     /// LRU hash [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment); the programs' own.
     pub const FRAGMENTS: &str = "rp_fragments";
+    /// Ring buffer of [`EVENT_BYTES`](super::EVENT_BYTES): [`Event`](super::Event).
+    pub const EVENTS: &str = "rp_events";
+    /// Per-CPU array of one [`EventBudget`](super::EventBudget).
+    pub const EVENT_BUDGET: &str = "rp_event_budget";
     /// Array of one [`Globals`](super::Globals).
     pub const GLOBALS: &str = "rp_globals";
     /// Array of one `u32`: [`SCHEMA`](super::SCHEMA), written by the loader.
     pub const SCHEMA: &str = "rp_schema";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
-        FLOWS, FLOWS6, PATHS, COUNTERS, IFACES, MACS, VIPS, VIPS6, NEVER, NEVER6, PORTS, FRAGMENTS, GLOBALS,
+    pub const ALL: [&str; 16] = [
+        FLOWS,
+        FLOWS6,
+        PATHS,
+        COUNTERS,
+        IFACES,
+        MACS,
+        VIPS,
+        VIPS6,
+        NEVER,
+        NEVER6,
+        PORTS,
+        FRAGMENTS,
+        EVENTS,
+        EVENT_BUDGET,
+        GLOBALS,
         SCHEMA,
     ];
 }
@@ -120,7 +138,7 @@ pub struct FlowKey4 {
     pub reserved: u32,
 }
 
-/// As [`FlowKey4`], for IPv6 (`proto` 58 for echo).
+/// As [`FlowKey4`], for IPv6 (`proto` 58 for echo). Its table is keyed by its [`digest`](Self::digest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C, align(8))]
 pub struct FlowKey6 {
@@ -138,6 +156,95 @@ pub struct FlowKey6 {
     pub zone: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// Words of [`Globals::secret`].
+pub const SECRET: usize = 8;
+
+/// Key of the IPv6 table: a flow with its addresses condensed, half as long as [`FlowKey6`], for the kernel's hash costs a
+/// third of a lookup for every twelve bytes. Two flows with one digest are told apart by the addresses in [`Flow6`]: the
+/// later one takes the place of the other, never its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C, align(8))]
+pub struct FlowDigest6 {
+    /// The universal hash NH (RFC 4418, 5.2) of client and service: with a secret that nobody knows, two pairs of addresses
+    /// agree with a chance of 2^-32 at most, whoever chooses them.
+    pub addresses: u64,
+    /// Host order.
+    pub client_port: u16,
+    /// Host order.
+    pub service_port: u16,
+    /// IP protocol number (6, 17, 132, 58).
+    pub proto: u32,
+    /// [`Iface::zone`] of the interface it was seen on.
+    pub zone: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl FlowKey6 {
+    /// Where this flow is in the IPv6 table.
+    #[inline(always)]
+    #[must_use]
+    pub const fn digest(&self, secret: &[u32; SECRET]) -> FlowDigest6 {
+        let (c, s) = (words(&self.client), words(&self.service));
+        let addresses = product(c[0], secret[0], c[1], secret[1])
+            .wrapping_add(product(c[2], secret[2], c[3], secret[3]))
+            .wrapping_add(product(s[0], secret[4], s[1], secret[5]))
+            .wrapping_add(product(s[2], secret[6], s[3], secret[7]));
+        FlowDigest6 {
+            addresses,
+            client_port: self.client_port,
+            service_port: self.service_port,
+            proto: self.proto,
+            zone: self.zone,
+            reserved: 0,
+        }
+    }
+}
+
+/// One term of NH.
+#[inline(always)]
+const fn product(a: u32, secret_a: u32, b: u32, secret_b: u32) -> u64 {
+    (a.wrapping_add(secret_a) as u64) * (b.wrapping_add(secret_b) as u64)
+}
+
+#[inline(always)]
+const fn words(a: &[u8; 16]) -> [u32; 4] {
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+    ]
+}
+
+/// What is remembered of an IPv6 flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Flow6 {
+    /// Network order.
+    pub client: [u8; 16],
+    /// Network order.
+    pub service: [u8; 16],
+    /// The rest.
+    pub flow: Flow,
+}
+
+impl Flow6 {
+    /// Whether it is this flow, and not another one of the same digest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(&self, key: &FlowKey6) -> bool {
+        differs(&self.client, &key.client) | differs(&self.service, &key.service) == 0
+    }
+}
+
+/// Zero for equal addresses. Without a call, for BPF has no `memcmp`.
+#[inline(always)]
+const fn differs(a: &[u8; 16], b: &[u8; 16]) -> u32 {
+    let (a, b) = (words(a), words(b));
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])
 }
 
 /// What is remembered of a flow. One cache line.
@@ -398,6 +505,58 @@ pub struct Globals {
     pub tcp_idle: u32,
     /// The same for UDP and ICMP.
     pub udp_idle: u32,
+    /// Events that each CPU may report in a gate; 0: nobody listens.
+    pub events: u32,
+    /// Random, drawn once for the IPv6 table.
+    pub secret: [u32; SECRET],
+}
+
+/// Bytes of `rp_events`.
+pub const EVENT_BYTES: u32 = 256 * 1024;
+
+/// Something that happened to a flow, as a sample: at most [`Globals::events`] for each CPU and gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// `EVENT_*`
+    pub kind: u16,
+    /// 4 or 6; 0 without a tuple.
+    pub family: u16,
+    /// IP protocol number (6, 17, 132, 1, 58); for [`EVENT_UNPARSABLE`] an `Unparsed`.
+    pub proto: u32,
+    /// Interface that the packet was seen on.
+    pub ifindex: u32,
+    /// Interface that replies belong to; 0: none.
+    pub path_ifindex: u32,
+    /// Network order, IPv4 in the first four bytes.
+    pub client: [u8; 16],
+    /// Network order, IPv4 in the first four bytes.
+    pub service: [u8; 16],
+    /// Host order.
+    pub client_port: u16,
+    /// Host order.
+    pub service_port: u16,
+}
+
+/// [`Event::kind`]: a flow was learned.
+pub const EVENT_LEARNED: u16 = 1;
+/// [`Event::kind`]: a flow's first packet was steered.
+pub const EVENT_STEERED: u16 = 2;
+/// [`Event::kind`]: a packet found its path down.
+pub const EVENT_PATH_DOWN: u16 = 3;
+/// [`Event::kind`]: a packet has no tuple.
+pub const EVENT_UNPARSABLE: u16 = 4;
+
+/// What a CPU may still report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventBudget {
+    /// The gate that `sent` belongs to.
+    pub gate: u32,
+    /// Events of this gate.
+    pub sent: u32,
+    /// Events that were over the budget, or found the ring full.
+    pub suppressed: u64,
 }
 
 /// [`Globals::features`]: `bpf_fib_lookup` knows `BPF_FIB_LOOKUP_TBID` (6.5, and some 6.1). Without it the lookup
@@ -475,6 +634,10 @@ pub struct Counters {
 const _: () = {
     assert!(size_of::<FlowKey4>() == 24);
     assert!(size_of::<FlowKey6>() == 48);
+    assert!(size_of::<FlowDigest6>() == 24);
+    assert!(size_of::<Flow6>() == 96);
+    assert!(size_of::<Event>() == 52);
+    assert!(size_of::<EventBudget>() == 16);
     assert!(size_of::<Nexthop>() == 24);
     assert!(size_of::<Flow>() == 64);
     assert!(size_of::<Path>() == 64);
@@ -485,6 +648,6 @@ const _: () = {
     assert!(size_of::<PortPrefix>() == 8);
     assert!(size_of::<FragmentKey>() == 48);
     assert!(size_of::<Fragment>() == 8);
-    assert!(size_of::<Globals>() == 16);
+    assert!(size_of::<Globals>() == 52);
     assert!(size_of::<Counters>() == 256);
 };

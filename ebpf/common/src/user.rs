@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "Pod is an unsafe marker trait of aya")]
 
 use crate::maps::{
-    Counters, Flow, FlowKey4, FlowKey6, Fragment, FragmentKey, Globals, Iface, MacKey, Path, PortPrefix,
-    Prefix4, Prefix6,
+    Counters, EventBudget, Flow, Flow6, FlowDigest6, FlowKey4, Fragment, FragmentKey, Globals, Iface, MacKey,
+    Path, PortPrefix, Prefix4, Prefix6,
 };
 
 macro_rules! pod {
@@ -15,8 +15,10 @@ macro_rules! pod {
 
 pod!(
     FlowKey4,
-    FlowKey6,
+    FlowDigest6,
     Flow,
+    Flow6,
+    EventBudget,
     Path,
     Iface,
     MacKey,

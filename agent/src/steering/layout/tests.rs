@@ -197,8 +197,10 @@ fn interfaces_without_room_are_named() {
 
 #[test]
 fn idle_times_are_rounded_up() {
-    let globals = globals(&SteeringPlan::default(), 1, 7);
+    let before = Globals { generation: 7, features: 0, tcp_idle: 0, udp_idle: 0, events: 3, secret: [9; 8] };
+    let globals = globals(&SteeringPlan::default(), 1, &before);
     assert_eq!((globals.generation, globals.features), (7, 1));
+    assert_eq!((globals.events, globals.secret), (3, [9; 8]), "not the plan's");
     assert!(u64::from(globals.udp_idle) << 30 >= 120_000_000_000);
     assert!(u64::from(globals.udp_idle) << 30 < 124_000_000_000);
 }

@@ -150,13 +150,28 @@ impl Headers {
     /// The key of a request with these headers.
     #[inline(always)]
     #[must_use]
-    pub fn request4(&self, zone: u32) -> FlowKey4 {
+    pub const fn request4(&self, zone: u32) -> FlowKey4 {
         FlowKey4 {
             client: first4(&self.source),
             service: first4(&self.destination),
             client_port: self.source_port,
             service_port: self.destination_port,
-            proto: u32::from(self.proto),
+            proto: self.proto as u32,
+            zone,
+            reserved: 0,
+        }
+    }
+
+    /// The key of a reply with these headers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply4(&self, zone: u32) -> FlowKey4 {
+        FlowKey4 {
+            client: first4(&self.destination),
+            service: first4(&self.source),
+            client_port: self.destination_port,
+            service_port: self.source_port,
+            proto: self.proto as u32,
             zone,
             reserved: 0,
         }
@@ -165,13 +180,28 @@ impl Headers {
     /// As [`Headers::request4`], for IPv6.
     #[inline(always)]
     #[must_use]
-    pub fn request6(&self, zone: u32) -> FlowKey6 {
+    pub const fn request6(&self, zone: u32) -> FlowKey6 {
         FlowKey6 {
             client: self.source,
             service: self.destination,
             client_port: self.source_port,
             service_port: self.destination_port,
-            proto: u32::from(self.proto),
+            proto: self.proto as u32,
+            zone,
+            reserved: 0,
+        }
+    }
+
+    /// As [`Headers::reply4`], for IPv6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply6(&self, zone: u32) -> FlowKey6 {
+        FlowKey6 {
+            client: self.destination,
+            service: self.source,
+            client_port: self.destination_port,
+            service_port: self.source_port,
+            proto: self.proto as u32,
             zone,
             reserved: 0,
         }
