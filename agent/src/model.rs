@@ -274,6 +274,8 @@ pub struct Link {
     pub lower: Option<u32>,
     /// VLAN id, for kind `vlan`.
     pub vlan: Option<u16>,
+    /// A VLAN device without header reordering: its frames hold their tag, as the wire had it.
+    pub keeps_tag: bool,
     /// Table of a VRF device (`IFLA_VRF_TABLE`).
     pub vrf_table: Option<u32>,
     /// IFLA_IFALIAS: Backtrail marks the devices that it made with `backtrail`.

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 fn run(bench: &Bench) -> Result<bool> {
     let (name, common, bars) = match bench {
         Bench::Routes(args) => ("routes", &args.common, routes::BARS),
-        Bench::Steering(args) => ("steering", &args.common, steering::BARS),
+        Bench::Steering(args) => ("steering", &args.common, steering::bars(args)),
     };
     if common.dry_run {
         print!("{}", describe(bench));

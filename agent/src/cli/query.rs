@@ -13,12 +13,14 @@ use super::output::{self, Format, List, Table, or_dash};
 use super::{Global, Outcome};
 use crate::api::ApplyState;
 use crate::control::{
-    Change, Client, FlowOrigin, FlowRow, MAX_PAGE, NexthopRow, Page, PageRequest, PlanRow, Request, Response,
-    RouteRow,
+    Change, Client, EventRow, FlowOrigin, FlowRow, MAX_PAGE, NexthopRow, Page, PageRequest, PlanRow, Request,
+    Response, RouteRow,
 };
 
 /// Rows of a table when `--limit` is not given.
 const TABLE_ROWS: u64 = 100;
+
+const OTHER_ANSWER: &str = "the agent answered another question: are agent and command of the same version?";
 
 /// Options of `backtrail plan`.
 #[derive(Debug, Clone, Args)]
@@ -44,6 +46,9 @@ pub struct RoutesArgs {
 /// Options of `backtrail flows`.
 #[derive(Debug, Clone, Args)]
 pub struct FlowsArgs {
+    /// Print what happens to flows, as it happens, until interrupted or after --limit events
+    #[arg(short, long)]
+    follow: bool,
     #[command(flatten)]
     limit: Limit,
 }
@@ -90,6 +95,9 @@ pub(super) fn routes(global: &Global, args: RoutesArgs, out: &mut dyn Write) -> 
 
 /// `backtrail flows`
 pub(super) fn flows(global: &Global, args: &FlowsArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    if args.follow {
+        return follow(global, args.limit.limit.filter(|limit| *limit > 0), out);
+    }
     let ask = |page| Request::Flows { page };
     let mut table = Table::new(&[
         "PROTO",
@@ -102,6 +110,44 @@ pub(super) fn flows(global: &Global, args: &FlowsArgs, out: &mut dyn Write) -> a
         "STEERED (packets)",
     ]);
     list(global, args.limit, out, ask, flows_page, &mut table, flow_cells)
+}
+
+/// `backtrail flows --follow`
+fn follow(global: &Global, limit: Option<u64>, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let mut client = Client::connect(&global.run_dir)?;
+    let (mut after, mut left) = (None, limit.unwrap_or(u64::MAX));
+    while left > 0 {
+        let Response::Events(page) = client.call(&Request::Events { after })? else { bail!(OTHER_ANSWER) };
+        for event in page.events.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            event_line(global.output, event, out)?;
+        }
+        if page.lost > 0 {
+            eprintln!("{} more events are not shown: too many in a second", page.lost);
+        }
+        out.flush()?;
+        left = left.saturating_sub(page.events.len() as u64);
+        after = Some(page.next);
+    }
+    Ok(Outcome::Ok)
+}
+
+fn event_line(format: Format, event: &EventRow, out: &mut dyn Write) -> anyhow::Result<()> {
+    match format {
+        Format::Json => writeln!(out, "{}", serde_json::to_string(event)?)?,
+        Format::Yaml => output::value(format, out, &[event])?,
+        Format::Table => {
+            write!(out, "{} {:<10} on {}", event.time, event.event, event.interface)?;
+            if let (Some(proto), Some(client), Some(service)) = (&event.proto, event.client, event.service) {
+                write!(out, " {proto} {client} > {service}")?;
+            }
+            if let Some(way) = &event.replies_by {
+                write!(out, ", replies by {way}")?;
+            }
+            let reason = event.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            writeln!(out, "{reason}")?;
+        }
+    }
+    Ok(())
 }
 
 fn routes_page(response: Response) -> Option<Page<RouteRow>> {
@@ -153,7 +199,7 @@ fn list<T: Serialize>(
     let total = loop {
         let limit = u32::try_from(left).unwrap_or(MAX_PAGE).min(MAX_PAGE);
         let Some(page) = page_of(client.call(&ask(PageRequest { cursor, limit }))?) else {
-            bail!("the agent answered another question: are agent and command of the same version?");
+            bail!(OTHER_ANSWER);
         };
         left = left.saturating_sub(page.rows.len() as u64);
         if global.output == Format::Table {
@@ -231,7 +277,7 @@ fn flow_cells(row: &FlowRow) -> Vec<String> {
 pub(super) fn plan(global: &Global, args: PlanArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let config = args.config.map(std::path::absolute).transpose()?;
     let Response::Plan(plan) = Client::connect(&global.run_dir)?.call(&Request::Plan { config })? else {
-        bail!("the agent answered another question: are agent and command of the same version?");
+        bail!(OTHER_ANSWER);
     };
     if global.output == Format::Table {
         diff(&plan, out)?;

@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ApplyStatus, NodeRoutingStateStatus};
 
-pub use crate::status::rows::{Change, FlowOrigin, FlowRow, NexthopRow, PlanRow, RouteRow, RouteState};
+pub use crate::status::rows::{
+    Change, EventKind, EventRow, FlowOrigin, FlowRow, NexthopRow, PlanRow, RouteRow, RouteState,
+};
 pub use client::Client;
 pub use endpoint::Endpoint;
 pub use server::{Call, serve};
@@ -59,6 +61,11 @@ pub enum Request {
         /// Where the page begins.
         page: PageRequest,
     },
+    /// What happened to flows since; answered when something has, after a few seconds in any case.
+    Events {
+        /// [`EventPage::next`] of the answer before; `None`: from now on.
+        after: Option<EventCursor>,
+    },
     /// What the agent would change now; nothing is changed.
     Plan {
         /// Manifests to plan with instead of those in force; an absolute path that the agent reads.
@@ -93,6 +100,26 @@ pub struct Page<T> {
     pub next: Option<u64>,
 }
 
+/// How much a follower knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCursor {
+    /// Events told since the agent started.
+    pub event: u64,
+    /// Events that the programs kept to themselves: too many in a second.
+    pub suppressed: u64,
+}
+
+/// What happened since a cursor, at most [`MAX_PAGE`] events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventPage {
+    /// The events, the oldest first.
+    pub events: Vec<EventRow>,
+    /// Events in between that are not told: more than the programs may report, or more than the agent keeps.
+    pub lost: u64,
+    /// To be asked with next.
+    pub next: EventCursor,
+}
+
 /// What the agent answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +130,8 @@ pub enum Response {
     Routes(Page<RouteRow>),
     /// To [`Request::Flows`].
     Flows(Page<FlowRow>),
+    /// To [`Request::Events`].
+    Events(EventPage),
     /// To [`Request::Plan`]: every change, in the order in which the agent would make it; cut at [`MAX_PAGE`] rows
     /// (`total` counts all, `next` is always `None`).
     Plan(Page<PlanRow>),

@@ -21,7 +21,9 @@ pub(super) fn answer(agent: &mut Agent, request: Request) -> Response {
         Request::Routes { vrf, prefix, page } => routes(agent, vrf.as_deref(), prefix, page),
         Request::Flows { page } => flows(agent, page),
         // These take their time: the daemon answers them itself.
-        Request::Pause { .. } | Request::Resume => Response::Error("not a question".to_owned()),
+        Request::Pause { .. } | Request::Resume | Request::Events { .. } => {
+            Response::Error("not a question".to_owned())
+        }
         Request::Plan { config } => {
             let intent = match config {
                 None => Ok(agent.intent.clone()),

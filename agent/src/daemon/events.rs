@@ -210,6 +210,9 @@ impl Agent {
         let response = match call.request {
             Request::Pause { reason } => return self.pause(reason, call.reply),
             Request::Resume => self.resume(),
+            Request::Events { after } => {
+                return self.followers.ask(after, call.reply, &mut self.steering);
+            }
             request => answer::answer(self, request),
         };
         // The client may have gone.

@@ -10,6 +10,7 @@ mod backoff;
 mod environment;
 mod events;
 mod feedback;
+mod follow;
 mod frr;
 mod manifests;
 mod observed;
@@ -33,6 +34,7 @@ use zebra_fpm::server::{Epoch, Event, EventReceiver, FeedbackSender, Server, Ser
 
 use self::apply::Switch;
 use self::environment::Environment;
+use self::follow::Followers;
 use self::frr::Frr;
 use self::manifests::Manifests;
 use self::observed::Observed;
@@ -129,6 +131,7 @@ struct Agent {
     monitor: Monitor,
     listening: bool,
     steering: Steerer,
+    followers: Followers,
     steering_plan: SteeringPlan,
     /// `None` until the first one is done: what steering needs cannot be told before.
     survey: Option<Survey>,
@@ -202,6 +205,7 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
                 agent.todo.steering = true;
             }
             Some(call) = calls.recv() => agent.on_call(call),
+            () = agent.followers.readable() => agent.followers.take(&mut agent.steering, &agent.observed),
             Some(()) = changes.recv() => agent.reload("manifests changed"),
             _ = signals.hangup.recv() => agent.reload("SIGHUP"),
             _ = signals.terminate.recv() => break,
@@ -292,6 +296,7 @@ impl Agent {
             monitor,
             listening: false,
             steering: Steerer::new(&options.bpffs),
+            followers: Followers::default(),
             steering_plan: SteeringPlan::default(),
             survey: None,
             surveying: false,

@@ -39,6 +39,7 @@ impl Agent {
         if now >= self.next_refresh {
             report::refresh(self);
             self.engine.review_feedback();
+            self.followers.refresh(&mut self.steering, &self.observed);
             // Counting a million routes takes a while: at most a fiftieth of the time goes into it.
             self.next_refresh = now + REFRESH_EVERY.max(now.elapsed() * 50);
         }

@@ -4,11 +4,14 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use backtrail_ebpf_common::OBJECT;
 use backtrail_ebpf_common::maps::Counters;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use super::backoff::Backoff;
@@ -22,7 +25,7 @@ use crate::metrics::{self, Interface, Map, Metrics, SteeringEvent};
 use crate::plan::steering::{SteeredInterface, SteeringPlan};
 use crate::status::reason;
 use crate::steering::{
-    Attachment, Direction, Features, FlowEntry, Hook, Steering, SteeringError, SteeringOptions,
+    Attachment, Direction, Features, FlowEntry, FlowEvent, Hook, Steering, SteeringError, SteeringOptions,
     SteeringStatus, named,
 };
 
@@ -216,6 +219,41 @@ impl Steerer {
         Ok(Page { total: total.max(rows.len() as u64), rows, next: found.next })
     }
 
+    /// Makes the programs report; readable when they have.
+    ///
+    /// # Errors
+    /// For the person who asks: why nothing is reported.
+    pub(super) fn listen(&mut self, events: u32) -> Result<AsyncFd<OwnedFd>, String> {
+        let Some(edge) = self.edge_mut() else {
+            return Err(
+                "no flow is followed: no ReturnPath is in force here (see `backtrail status`)".to_owned()
+            );
+        };
+        edge.listen(events).map_err(|error| error.to_string())?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for types that may close their descriptor early"
+        )]
+        let ring = edge.event_fd().and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE));
+        ring.map_err(|error| format!("cannot wait for events: {error}"))
+    }
+
+    pub(super) fn stop_listening(&mut self) {
+        if let Some(Err(error)) = self.edge_mut().map(|edge| edge.listen(0)) {
+            tracing::warn!(%error, "the programs go on to report events that nobody follows");
+        }
+    }
+
+    /// Takes what the programs reported.
+    pub(super) fn events(&mut self) -> Vec<FlowEvent> {
+        self.edge_mut().map(Steering::events).unwrap_or_default()
+    }
+
+    /// See [`Steering::suppressed_events`].
+    pub(super) fn suppressed_events(&self) -> u64 {
+        self.edge().and_then(|edge| edge.suppressed_events().ok()).unwrap_or_default()
+    }
+
     fn entries(&self) -> u64 {
         let maps = self.edge().and_then(|edge| edge.report().ok()).map(|status| status.maps);
         let flows = maps.into_iter().flatten().filter(|map| map.name.starts_with("rp_flows"));
@@ -260,18 +298,22 @@ fn has_pins(bpffs: &Path) -> bool {
     std::fs::read_dir(bpffs).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn row(flow: &FlowEntry, observed: &Observed) -> FlowRow {
-    let proto = match flow.protocol {
+/// An IP protocol as rows name it.
+pub(super) fn protocol(number: u8) -> String {
+    match number {
         6 => "TCP".to_owned(),
         17 => "UDP".to_owned(),
         132 => "SCTP".to_owned(),
         1 => "ICMP".to_owned(),
         58 => "ICMPv6".to_owned(),
         other => other.to_string(),
-    };
+    }
+}
+
+fn row(flow: &FlowEntry, observed: &Observed) -> FlowRow {
     let interface = observed.name(flow.ifindex).map_or_else(|| format!("if{}", flow.ifindex), str::to_owned);
     FlowRow {
-        proto,
+        proto: protocol(flow.protocol),
         client: flow.client,
         service: flow.service,
         interface: if flow.ifindex == 0 { String::new() } else { interface },

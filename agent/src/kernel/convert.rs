@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVlan, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanFlags,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState as WireState,
@@ -33,6 +33,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         master: None,
         lower: None,
         vlan: None,
+        keeps_tag: false,
         vrf_table: None,
         alias: None,
         addresses: Vec::new(),
@@ -67,6 +68,8 @@ fn link_info(link: &mut Link, info: &LinkInfo) {
                 InfoVlan::Id(id) => Some(*id),
                 _ => None,
             });
+            let reorders = |info: &InfoVlan| matches!(info, InfoVlan::Flags((flags, _)) if flags.contains(VlanFlags::ReorderHdr));
+            link.keeps_tag = !infos.iter().any(reorders);
         }
         LinkInfo::Data(InfoData::Vrf(infos)) => {
             link.vrf_table = infos.iter().find_map(|info| match info {

@@ -109,6 +109,8 @@ pub struct SteeredInterface {
     pub mac: Option<[u8; 6]>,
     /// Whether frames start with an Ethernet header (no: tun, WireGuard, ppp).
     pub ethernet: bool,
+    /// Whether VLAN tags in its frames are its own: a VLAN device without header reordering.
+    pub tagged: bool,
     /// Leads away from the node: a request that leaves by it with its tuple unchanged is transit.
     pub uplink: bool,
     /// The device [`SINK_NAME`]: what needs no steering there follows the FIB.

@@ -30,6 +30,7 @@ fn link(ifindex: u32, name: &str, addresses: &[&str]) -> Link {
         master: None,
         lower: None,
         vlan: None,
+        keeps_tag: false,
         vrf_table: None,
         alias: None,
         addresses: addresses.iter().map(address).collect(),

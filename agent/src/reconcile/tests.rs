@@ -51,6 +51,7 @@ fn link(ifindex: u32) -> Link {
         master: None,
         lower: None,
         vlan: None,
+        keeps_tag: false,
         vrf_table: None,
         alias: None,
         addresses: Vec::new(),

@@ -103,6 +103,62 @@ pub enum FlowOrigin {
     Node,
 }
 
+/// Something that happened to a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventRow {
+    /// When the agent heard of it (RFC 3339).
+    pub time: String,
+    /// What happened.
+    pub event: EventKind,
+    /// `TCP`, `UDP`, `SCTP`, `ICMP` or `ICMPv6`; omitted, as client and service, for a packet without a tuple.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto: Option<String>,
+    /// Client address and port (for echo: the identifier).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<SocketAddr>,
+    /// Service address and port (for echo: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<SocketAddr>,
+    /// The interface that the packet was seen on.
+    pub interface: String,
+    /// The interface that the flow's replies belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replies_by: Option<String>,
+    /// For [`EventKind::Unparsable`]: the counter that says why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What happened to a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventKind {
+    /// It was learned.
+    Learned,
+    /// Its first packet was steered.
+    Steered,
+    /// A packet of it found its path down.
+    PathDown,
+    /// A packet has no tuple.
+    Unparsable,
+}
+
+impl EventKind {
+    /// All, as listed in `docs/cli.md`.
+    pub const ALL: [Self; 4] = [Self::Learned, Self::Steered, Self::PathDown, Self::Unparsable];
+}
+
+impl std::fmt::Display for EventKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Learned => "Learned",
+            Self::Steered => "Steered",
+            Self::PathDown => "PathDown",
+            Self::Unparsable => "Unparsable",
+        })
+    }
+}
+
 /// One change that the agent would make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

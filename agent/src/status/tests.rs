@@ -59,11 +59,14 @@ fn documented(marker: &str) -> BTreeSet<String> {
 fn the_manual_lists_exactly_the_words_of_the_code() {
     let states: Vec<String> = crate::control::RouteState::ALL.iter().map(ToString::to_string).collect();
     let states: Vec<&str> = states.iter().map(String::as_str).collect();
+    let events: Vec<String> = crate::control::EventKind::ALL.iter().map(ToString::to_string).collect();
+    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     for (heading, words) in [
         ("### Conditions", condition::ALL),
         ("### Reasons of conditions", reason::CONDITIONS),
         ("### Reasons of conflicts and items", reason::ITEMS),
         ("### Route states", &states),
+        ("### Events of flows", &events),
         ("### Reasons of routes", reason::ROUTES),
     ] {
         let code: BTreeSet<String> = words.iter().map(ToString::to_string).collect();

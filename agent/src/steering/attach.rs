@@ -137,8 +137,16 @@ fn attach_clsact(
 /// Detaches what a pin stands for, and removes the pin.
 pub(super) fn detach(folder: &Folder, pin: Pin) -> Result<(), SteeringError> {
     match pin {
-        // The link's last reference: the kernel detaches it.
-        Pin::Attachment { hook: Hook::Tcx, .. } => folder.remove(&pin.name()),
+        Pin::Attachment { ifindex, direction, hook: Hook::Tcx } => {
+            let name = pin.name();
+            if let Some((link, _)) = pinned_link(folder, &name)? {
+                // Without its last reference the kernel would detach it too, but later: until then the program could not be
+                // attached again.
+                let place = Place { direction, ifindex };
+                sys::detach_link(link.as_fd()).map_err(|error| place.error("detach from", error))?;
+            }
+            folder.remove(&name)
+        }
         Pin::Attachment { ifindex, direction, hook: Hook::Clsact } => {
             let place = Place { direction, ifindex };
             if has_filter(place)? {

@@ -178,6 +178,7 @@ impl Numbers {
         // Devices on top of this one may live in another namespace, unseen: the MAC tells.
         let own_mac = interface.ethernet && !interface.sink && interface.mac.is_some();
         flags |= if own_mac { maps::IFACE_CHECK_MAC } else { 0 };
+        flags |= if interface.tagged { maps::IFACE_TAGGED } else { 0 };
         Iface {
             ifindex,
             slot,

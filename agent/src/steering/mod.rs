@@ -28,7 +28,7 @@ use backtrail_ebpf_common::maps::{Counters, Flow, Globals, programs};
 
 pub use counters::named;
 pub use error::SteeringError;
-pub use events::{FlowEvent, FlowEventKind};
+pub use events::{EventFlow, FlowEvent, FlowEventKind};
 pub use flows::{Expired, FlowEntry, FlowPage};
 pub use pins::{Direction, Hook};
 pub use preflight::{Features, features};
@@ -91,7 +91,7 @@ impl Steering {
         object::copy_old_flows(&folder, &loaded.maps)?;
         let numbers = Numbers::adopt(loaded.maps.ifaces.content(), loaded.maps.paths.content());
         let hook = if features.tcx && !options.force_clsact { Hook::Tcx } else { Hook::Clsact };
-        Ok(Self {
+        let mut steering = Self {
             folder,
             object,
             features,
@@ -101,7 +101,10 @@ impl Steering {
             sweep: Sweep::default(),
             counts: (0, 0),
             names: BTreeMap::new(),
-        })
+        };
+        // An agent that was killed may have listened.
+        steering.listen(0)?;
+        Ok(steering)
     }
 
     /// Makes the kernel hold the plan. What it holds already is not written again; what fails is reported, and the
@@ -245,9 +248,9 @@ impl Steering {
         self.loaded.maps.events.as_fd().try_clone_to_owned()
     }
 
-    /// Takes at most `limit` events out of the ring.
-    pub fn events(&mut self, limit: usize) -> Vec<FlowEvent> {
-        std::iter::from_fn(|| events::next(&mut self.loaded.maps.events)).take(limit).collect()
+    /// Takes all events out of the ring: the kernel does not tell of new ones while old ones are in it.
+    pub fn events(&mut self) -> Vec<FlowEvent> {
+        std::iter::from_fn(|| events::next(&mut self.loaded.maps.events)).collect()
     }
 
     /// Events that were not reported since the maps were made: too many in a second, or nobody took them from the ring.

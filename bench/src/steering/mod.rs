@@ -13,7 +13,7 @@ use self::testrun::Bed;
 use crate::Common;
 use crate::report::{Bar, Bound, Report};
 
-pub(crate) const BARS: &[Bar] = &[
+const BARS: &[Bar] = &[
     Bar {
         name: "unknown-flow",
         bound: Bound::AtMost(1.5),
@@ -64,6 +64,9 @@ pub(crate) const BARS: &[Bar] = &[
     },
 ];
 
+/// Bars of [`BARS`] that BPF_PROG_TEST_RUN decides, the first ones.
+const PACKET_BARS: usize = 5;
+
 /// Turns of the end-to-end measurements in each round.
 const TURNS: u32 = 4;
 
@@ -72,6 +75,14 @@ const TURNS: u32 = 4;
 pub(crate) struct SteeringArgs {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// Measure the programs alone, by BPF_PROG_TEST_RUN: needs no agent
+    #[arg(long)]
+    packets_only: bool,
+}
+
+/// The bars that a run with these options decides.
+pub(crate) fn bars(args: &SteeringArgs) -> &'static [Bar] {
+    if args.packets_only { BARS.split_at(PACKET_BARS).0 } else { BARS }
 }
 
 pub(crate) fn describe(args: &SteeringArgs) -> String {
@@ -86,10 +97,17 @@ pub(crate) fn describe(args: &SteeringArgs) -> String {
 pub(crate) fn run(args: &SteeringArgs, report: &mut Report) -> Result<()> {
     let rounds = args.common.rounds;
     report.setting("rounds", rounds);
-    let agent = std::path::absolute(&args.common.agent)?;
-    ensure!(agent.exists(), "no agent at {}: cargo build --release -p backtrail", agent.display());
     let lab = Lab::new("bench")?;
     let mut bed = Bed::new(&lab)?;
+    if args.packets_only {
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}: BPF_PROG_TEST_RUN");
+            bed.round(report)?;
+        }
+        return Ok(());
+    }
+    let agent = std::path::absolute(&args.common.agent)?;
+    ensure!(agent.exists(), "no agent at {}: cargo build --release -p backtrail", agent.display());
     let topologies = Way::ALL.map(|way| Topology::new(&lab, way, &agent));
     let [Ok(nothing), Ok(mark), Ok(ours)] = topologies else {
         return topologies.into_iter().try_for_each(|topology| topology.map(drop));

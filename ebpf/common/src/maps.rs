@@ -651,3 +651,60 @@ const _: () = {
     assert!(size_of::<Globals>() == 52);
     assert!(size_of::<Counters>() == 256);
 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(client: [u8; 16], service: [u8; 16]) -> FlowKey6 {
+        FlowKey6 { client, service, client_port: 1, service_port: 2, proto: 6, zone: 3, reserved: 0 }
+    }
+
+    proptest! {
+        /// Whoever changes a single address, as an attacker may, hits another flow's digest by luck only.
+        #[test]
+        fn other_addresses_have_another_digest(
+            client: [u8; 16],
+            service: [u8; 16],
+            at in 0..16_usize,
+            flip in 1..=u8::MAX,
+            secret: [u32; SECRET],
+        ) {
+            let mut other = client;
+            other[at] ^= flip;
+            let (one, two) = (key(client, service), key(other, service));
+            prop_assert_ne!(one.digest(&secret), two.digest(&secret));
+            let flow = Flow6 { client, service, flow: FLOW };
+            prop_assert!(flow.is(&one) && !flow.is(&two) && (client == service || !flow.is(&one.mirrored())));
+        }
+    }
+
+    const FLOW: Flow = Flow {
+        path: 0,
+        ifindex: 0,
+        born: 0,
+        seen: 0,
+        replied: 0,
+        request_gate: 0,
+        reply_gate: 0,
+        nexthop: Nexthop { generation: 0, gate: 0, kind: 0, address: [0; 16] },
+        mac: [0; 6],
+        flags: 0,
+        steered: 0,
+    };
+
+    /// With a known secret anyone finds two flows of one digest: they are told apart, and neither gets the other's path.
+    #[test]
+    fn flows_of_one_digest_are_told_apart() {
+        let secret = [0; SECRET];
+        // A word times zero is zero, whatever it is.
+        let (mut one, mut two) = ([0; 16], [0; 16]);
+        (one[0], two[0]) = (1, 2);
+        let (one, two) = (key(one, [9; 16]), key(two, [9; 16]));
+        assert_eq!(one.digest(&secret), two.digest(&secret));
+        let flow = Flow6 { client: one.client, service: one.service, flow: FLOW };
+        assert!(flow.is(&one) && !flow.is(&two));
+    }
+}

@@ -342,6 +342,7 @@ fn programs_before_ours_and_unequal_mtus_are_told() {
         master: None,
         lower: None,
         vlan: None,
+        keeps_tag: false,
         vrf_table: None,
         alias: None,
         addresses: Vec::new(),

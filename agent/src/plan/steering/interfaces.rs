@@ -190,6 +190,7 @@ fn steered(input: &SteeringInput<'_>, link: &Link, uplink: bool) -> SteeredInter
         table: input.tables.get(&link.ifindex).copied().unwrap_or(TABLE_MAIN),
         mac: link.mac,
         ethernet: ethernet(link),
+        tagged: link.keeps_tag,
         uplink,
         sink: link.name == SINK_NAME,
         learn: None,

@@ -100,6 +100,7 @@ fn link(ifindex: u32, name: &str) -> Link {
         master: None,
         lower: None,
         vlan: None,
+        keeps_tag: false,
         vrf_table: None,
         alias: None,
         addresses: vec![Address { net, peer: None, no_prefix_route: false, tentative: false, metric: 0 }],

@@ -43,6 +43,7 @@ fn plan(ifindexes: &[u32], kind: PathKind) -> SteeringPlan {
             table: 254,
             mac: Some([2; 6]),
             ethernet: true,
+            tagged: false,
             uplink: true,
             sink: false,
             learn: Some(learn),

@@ -6,14 +6,10 @@ use proptest::prelude::*;
 use super::fast::{Ethernet, Plain4, Plain6};
 use super::*;
 
-struct Slice<'a>(&'a [u8]);
+#[path = "../../fuzz/oracle.rs"]
+mod oracle;
 
-impl Bytes for Slice<'_> {
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let start = usize::try_from(offset).ok()?;
-        self.0.get(start..start.checked_add(N)?)?.try_into().ok()
-    }
-}
+use self::oracle::Slice;
 
 const ETHERNET: Link = Link { length: 14, ethertype: 0, tagged: false };
 
@@ -93,6 +89,25 @@ impl Packet {
 
     fn frame(&self) -> Vec<u8> {
         frame(&self.ip(None))
+    }
+
+    /// The IP packet with its length, and those within TCP and UDP, as a strict parser wants them.
+    fn with_lengths(&self) -> Vec<u8> {
+        let mut ip = self.ip(None);
+        let whole = ip.len();
+        let l4 = whole - self.transport().len();
+        let field = |length: usize| u16::try_from(length).expect("short").to_be_bytes();
+        if self.v6 {
+            ip[4..6].copy_from_slice(&field(whole - 40));
+        } else {
+            ip[2..4].copy_from_slice(&field(whole));
+        }
+        match self.proto {
+            TCP => ip[l4 + 12] = 0x50,
+            UDP => ip[l4 + 4..l4 + 6].copy_from_slice(&field(whole - l4)),
+            _ => {}
+        }
+        ip
     }
 
     fn opens(&self) -> bool {
@@ -212,6 +227,17 @@ proptest! {
         }
         let plain = packet.extra == 0 && fragment.is_none();
         prop_assert!(!plain || fast4(&bytes).is_some() != fast6(&bytes).is_some());
+    }
+
+    #[test]
+    fn another_parser_reads_the_same(packet in packets(), changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
+        let mut ip = packet.with_lengths();
+        prop_assert!(packet.proto == SCTP || oracle::tuple(&ip).is_some(), "etherparse reads what was written");
+        for (at, byte) in changes {
+            let at = at.index(ip.len());
+            ip[at] = byte;
+        }
+        prop_assert_eq!(oracle::disagreement(&ip), None);
     }
 
     #[test]
