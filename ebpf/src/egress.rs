@@ -1,10 +1,10 @@
 //! tc egress: replies that are about to leave by another interface than their requests came in by.
 
-use backtrail_ebpf_common::maps::{FlowKey4, FlowKey6, IFACE_CHECK_MAC, Iface, PATH_NODE};
+use backtrail_ebpf_common::maps::{Flow, FlowKey4, FlowKey6, IFACE_CHECK_MAC, Iface, PATH_NODE};
 use backtrail_ebpf_common::packet::fast::{Ethernet, Plain4, Plain6};
 use backtrail_ebpf_common::packet::{Headers, Kind};
 
-use crate::family::FlowKey;
+use crate::family::{FlowKey, PlainHeader};
 use crate::maps::{self, count};
 use crate::packet::Packet;
 use crate::skb::{ETHERNET, Skb};
@@ -19,13 +19,13 @@ pub fn run(skb: Skb) -> i32 {
             && let Some(ethernet) = skb.at::<Ethernet>(0)
             && ip.is_plain(ethernet)
         {
-            return plain(skb, iface, &ethernet.source, ip.reply(iface.zone), Plain4::L4, ip.hops);
+            return plain(skb, iface, &ethernet.source, ip);
         }
         if let Some(ip) = skb.at::<Plain6>(Plain6::L3)
             && let Some(ethernet) = skb.at::<Ethernet>(0)
             && ip.is_plain(ethernet)
         {
-            return plain(skb, iface, &ethernet.source, ip.reply(iface.zone), Plain6::L4, ip.hops);
+            return plain(skb, iface, &ethernet.source, ip);
         }
     }
     other(skb, iface)
@@ -33,25 +33,37 @@ pub fn run(skb: Skb) -> i32 {
 
 /// A packet in the usual frame.
 #[inline(always)]
-fn plain<K: FlowKey>(skb: Skb, iface: &'static Iface, mac: &[u8; 6], key: K, l4: u32, hops: u8) -> i32 {
+fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, mac: &[u8; 6], ip: &H) -> i32 {
     if iface.flags & IFACE_CHECK_MAC != 0 && *mac != iface.mac {
         count!(iface.slot, upper_device);
         return NEXT;
     }
-    let Some(flow) = key.flow() else {
-        let packet = Packet::plain(skb, iface, &key, l4, hops);
-        if packet.kind == Kind::Opener {
-            learn::reply(&packet);
+    let Some(flow) = ip.replied(iface.zone) else {
+        let kind = packet::plain_kind(skb, H::L4, ip.proto());
+        if kind == Kind::Opener {
+            look_at(skb, iface, ip, kind);
         }
         return NEXT;
     };
     if flow.reply_gate != maps::gate() {
-        learn::reply(&Packet::plain(skb, iface, &key, l4, hops));
+        look_at(skb, iface, ip, packet::plain_kind(skb, H::L4, ip.proto()));
     }
     if flow.path == PATH_NODE || flow.ifindex == iface.ifindex {
         return NEXT;
     }
-    steer::steer(&Packet { skb, iface, key: &key, l3: ETHERNET, l4, hops, kind: Kind::Midflow }, flow)
+    steer_plain(skb, iface, ip, flow)
+}
+
+/// What few packets need has stack of its own.
+#[inline(never)]
+fn look_at<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H, kind: Kind) {
+    learn::reply(&Packet::plain(skb, iface, &ip.reply(iface.zone), H::L4, ip.hops(), kind));
+}
+
+#[inline(never)]
+fn steer_plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H, flow: &mut Flow) -> i32 {
+    let key = ip.reply(iface.zone);
+    steer::steer(&Packet::plain(skb, iface, &key, H::L4, ip.hops(), Kind::Midflow), flow)
 }
 
 /// Everything else.

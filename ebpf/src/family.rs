@@ -1,6 +1,7 @@
 //! What differs between IPv4 and IPv6: one instance of every function for each.
 
-use backtrail_ebpf_common::maps::{Flow, Flow6, FlowKey4, FlowKey6, Iface, Prefix4, Prefix6};
+use backtrail_ebpf_common::maps::{Flow, Flow6, FlowDigest6, FlowKey4, FlowKey6, Iface, Prefix4, Prefix6};
+use backtrail_ebpf_common::packet::fast::{Plain4, Plain6};
 use backtrail_ebpf_common::packet::{Headers, widen};
 use backtrail_ebpf_common::scope;
 
@@ -19,9 +20,7 @@ pub trait FlowKey: Copy + Sized {
     fn reply(headers: &Headers, zone: u32) -> Self;
     /// The same with the ends exchanged.
     fn mirror(&self) -> Self;
-    /// The flow's record, looked up in place: for the fast path.
-    fn flow(&self) -> Option<&'static mut Flow>;
-    /// The same by a call, where stack and instructions are dearer than time.
+    /// The flow's record.
     fn find(&self) -> Option<&'static mut Flow>;
     /// Stores a record; false when the table refuses it.
     fn store(&self, flow: &Flow) -> bool;
@@ -45,6 +44,100 @@ pub trait FlowKey: Copy + Sized {
     fn default_path(iface: &Iface) -> u32;
 }
 
+/// The header of a packet in the usual frame, read in place. Its flow is looked up without a key: that is for those packets
+/// that need more.
+pub trait PlainHeader {
+    /// The key of its flow.
+    type Key: FlowKey;
+    /// Offset of the transport header in the frame.
+    const L4: u32;
+
+    /// The key, if this is a request.
+    fn request(&self, zone: u32) -> Self::Key;
+    /// The key, if this is a reply.
+    fn reply(&self, zone: u32) -> Self::Key;
+    /// The record of the flow that this is a request of.
+    fn requested(&self, zone: u32) -> Option<&'static mut Flow>;
+    /// The record of the flow that this is a reply of.
+    fn replied(&self, zone: u32) -> Option<&'static mut Flow>;
+    /// IP protocol number.
+    fn proto(&self) -> u8;
+    /// TTL or hop limit.
+    fn hops(&self) -> u8;
+}
+
+impl PlainHeader for Plain4 {
+    type Key = FlowKey4;
+
+    const L4: u32 = Plain4::L4;
+
+    #[inline(always)]
+    fn request(&self, zone: u32) -> FlowKey4 {
+        self.request(zone)
+    }
+
+    #[inline(always)]
+    fn reply(&self, zone: u32) -> FlowKey4 {
+        self.reply(zone)
+    }
+
+    #[inline(always)]
+    fn requested(&self, zone: u32) -> Option<&'static mut Flow> {
+        self.request(zone).find()
+    }
+
+    #[inline(always)]
+    fn replied(&self, zone: u32) -> Option<&'static mut Flow> {
+        self.reply(zone).find()
+    }
+
+    #[inline(always)]
+    fn proto(&self) -> u8 {
+        self.proto
+    }
+
+    #[inline(always)]
+    fn hops(&self) -> u8 {
+        self.hops
+    }
+}
+
+impl PlainHeader for Plain6 {
+    type Key = FlowKey6;
+
+    const L4: u32 = Plain6::L4;
+
+    #[inline(always)]
+    fn request(&self, zone: u32) -> FlowKey6 {
+        self.request(zone)
+    }
+
+    #[inline(always)]
+    fn reply(&self, zone: u32) -> FlowKey6 {
+        self.reply(zone)
+    }
+
+    #[inline(always)]
+    fn requested(&self, zone: u32) -> Option<&'static mut Flow> {
+        record6(&self.request_digest(zone, maps::secret()?), |entry| self.is_request_of(entry))
+    }
+
+    #[inline(always)]
+    fn replied(&self, zone: u32) -> Option<&'static mut Flow> {
+        record6(&self.reply_digest(zone, maps::secret()?), |entry| self.is_reply_of(entry))
+    }
+
+    #[inline(always)]
+    fn proto(&self) -> u8 {
+        self.proto
+    }
+
+    #[inline(always)]
+    fn hops(&self) -> u8 {
+        self.hops
+    }
+}
+
 /// The record behind a pointer that a map lookup gave.
 #[inline(always)]
 fn record(flow: *mut Flow) -> &'static mut Flow {
@@ -55,7 +148,16 @@ fn record(flow: *mut Flow) -> &'static mut Flow {
 
 #[inline(never)]
 fn find6(key: &FlowKey6) -> Option<&'static mut Flow> {
-    key.flow()
+    record6(&key.digest(maps::secret()?), |entry| entry.is_between(&key.client, &key.service))
+}
+
+/// The record behind a digest, if it is the flow's that is looked for.
+#[inline(always)]
+fn record6(digest: &FlowDigest6, is_it: impl FnOnce(&Flow6) -> bool) -> Option<&'static mut Flow> {
+    let entry = FLOWS6.get_ptr_mut(digest)?;
+    // SAFETY: map memory outlives the program; the addresses of an entry change only with the flow that it is of.
+    let entry = unsafe { &mut *entry };
+    is_it(entry).then_some(&mut entry.flow)
 }
 
 /// The value is put together in scratch memory: it would be a fifth of the stack.
@@ -87,13 +189,8 @@ impl FlowKey for FlowKey4 {
     }
 
     #[inline(always)]
-    fn flow(&self) -> Option<&'static mut Flow> {
-        FLOWS.get_ptr_mut(self).map(record)
-    }
-
-    #[inline(always)]
     fn find(&self) -> Option<&'static mut Flow> {
-        self.flow()
+        FLOWS.get_ptr_mut(self).map(record)
     }
 
     #[inline(always)]
@@ -163,14 +260,6 @@ impl FlowKey for FlowKey6 {
     #[inline(always)]
     fn mirror(&self) -> Self {
         self.mirrored()
-    }
-
-    #[inline(always)]
-    fn flow(&self) -> Option<&'static mut Flow> {
-        let entry = FLOWS6.get_ptr_mut(self.digest(maps::secret()?))?;
-        // SAFETY: map memory outlives the program; the addresses of an entry never change.
-        let Flow6 { flow, .. } = unsafe { (*entry).is(self).then_some(&mut *entry)? };
-        Some(flow)
     }
 
     #[inline(always)]

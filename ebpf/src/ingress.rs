@@ -4,7 +4,7 @@ use backtrail_ebpf_common::maps::{FlowKey4, FlowKey6, Iface, PATH_NODE};
 use backtrail_ebpf_common::packet::fast::{Ethernet, Plain4, Plain6};
 use backtrail_ebpf_common::packet::{Headers, Kind};
 
-use crate::family::FlowKey;
+use crate::family::{FlowKey, PlainHeader};
 use crate::packet::Packet;
 use crate::skb::{ETHERNET, Skb};
 use crate::{learn, maps, packet};
@@ -18,13 +18,13 @@ pub fn run(skb: Skb) {
             && let Some(ethernet) = skb.at::<Ethernet>(0)
             && ip.is_plain(ethernet)
         {
-            return plain(skb, iface, ip.request(iface.zone), Plain4::L4, ip.hops);
+            return plain(skb, iface, ip);
         }
         if let Some(ip) = skb.at::<Plain6>(Plain6::L3)
             && let Some(ethernet) = skb.at::<Ethernet>(0)
             && ip.is_plain(ethernet)
         {
-            return plain(skb, iface, ip.request(iface.zone), Plain6::L4, ip.hops);
+            return plain(skb, iface, ip);
         }
     }
     other(skb, iface);
@@ -32,14 +32,21 @@ pub fn run(skb: Skb) {
 
 /// A request in the usual frame: nothing to do when the flow is known here and was written in this gate.
 #[inline(always)]
-fn plain<K: FlowKey>(skb: Skb, iface: &'static Iface, key: K, l4: u32, hops: u8) {
-    if let Some(flow) = key.flow()
+fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H) {
+    if let Some(flow) = ip.requested(iface.zone)
         && flow.request_gate == maps::gate()
         && (flow.ifindex == iface.ifindex || flow.path == PATH_NODE)
     {
         return;
     }
-    learn::request(&Packet::plain(skb, iface, &key, l4, hops));
+    look_at(skb, iface, ip);
+}
+
+/// What few packets need has stack of its own.
+#[inline(never)]
+fn look_at<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H) {
+    let kind = packet::plain_kind(skb, H::L4, ip.proto());
+    learn::request(&Packet::plain(skb, iface, &ip.request(iface.zone), H::L4, ip.hops(), kind));
 }
 
 /// Everything else.

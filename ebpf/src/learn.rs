@@ -1,8 +1,9 @@
 //! What is remembered of flows: openers that come in, openers that the node sends, and flows that move.
 
 use backtrail_ebpf_common::maps::{
-    EVENT_LEARNED, FLOW_ADOPTED, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS, IFACE_LEARN, IFACE_TRANSIT, Iface,
-    MacKey, NEVER_EXCEPTED, NEXTHOP_NONE, Nexthop, PATH_NODE, PROTO_ICMP, PROTO_SCTP, PROTO_TCP, PROTO_UDP,
+    EVENT_LEARNED, FLOW_ADOPTED, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS, IFACE_LEARN,
+    IFACE_TRANSIT, Iface, MacKey, NEVER_EXCEPTED, NEXTHOP_NONE, Nexthop, PATH_NODE, PROTO_ICMP, PROTO_SCTP,
+    PROTO_TCP, PROTO_UDP,
 };
 use backtrail_ebpf_common::packet::{Kind, SCTP, TCP, UDP};
 use backtrail_ebpf_common::scope;

@@ -29,9 +29,7 @@ pub struct Packet<'a, K> {
 impl<'a, K: FlowKey> Packet<'a, K> {
     /// A packet that the fast parser read; its transport header starts at `l4`.
     #[inline(always)]
-    pub fn plain(skb: Skb, iface: &'static Iface, key: &'a K, l4: u32, hops: u8) -> Self {
-        let proto = key.proto();
-        let kind = kind(&Linear(skb), l4, proto).or_else(|_| kind(&skb, l4, proto)).unwrap_or(Kind::Midflow);
+    pub fn plain(skb: Skb, iface: &'static Iface, key: &'a K, l4: u32, hops: u8, kind: Kind) -> Self {
         Self { skb, iface, key, l3: ETHERNET, l4, hops, kind }
     }
 
@@ -40,6 +38,12 @@ impl<'a, K: FlowKey> Packet<'a, K> {
     pub fn parsed(skb: Skb, iface: &'static Iface, key: &'a K, headers: &Headers) -> Self {
         Self { skb, iface, key, l3: headers.l3, l4: headers.l4, hops: headers.hops, kind: headers.kind }
     }
+}
+
+/// What a packet that the fast parser read is to its flow.
+#[inline(always)]
+pub fn plain_kind(skb: Skb, l4: u32, proto: u8) -> Kind {
+    kind(&Linear(skb), l4, proto).or_else(|_| kind(&skb, l4, proto)).unwrap_or(Kind::Midflow)
 }
 
 /// Bytes in the linear part only, without a helper call.

@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated as helpers;
 use backtrail_ebpf_common::maps::{
-    FEATURE_TBID, Flow, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V4, NEXTHOP_V6, Nexthop, PATH_AUTO,
-    PATH_GATEWAY, PATH_MAC, Path,
+    FEATURE_TBID, Flow, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V4, NEXTHOP_V6, Nexthop, PATH_AUTO, PATH_GATEWAY,
+    PATH_MAC, Path,
 };
 
 use crate::family::FlowKey;

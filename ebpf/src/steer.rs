@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_redir_neigh;
 use aya_ebpf::helpers::generated as helpers;
 use backtrail_ebpf_common::maps::{
-    EVENT_PATH_DOWN, EVENT_STEERED, Flow, IFACE_TAGGED, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6, PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_UP,
-    Path,
+    EVENT_PATH_DOWN, EVENT_STEERED, Flow, IFACE_TAGGED, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6,
+    PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_UP, Path,
 };
 use backtrail_ebpf_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Kind};
 

@@ -68,12 +68,14 @@ impl Bed {
             &End::new(&routers, "rbad", &["10.2.0.254/24", "2001:db8:2::fe/64"]),
         )?;
         node.forward()?;
-        // The way back must be found by a lookup on the right interface: a route there of its own.
+        // The way back must be found by a lookup on the right interface: a route there of its own, to a gateway that is
+        // resolved, for no packet is really sent that would resolve it.
         node.run(
             "ip addr add 198.51.100.10/32 dev lo; ip -6 addr add 2001:db8:100::10/128 dev lo nodad
              ip route add default via 10.2.0.254; ip -6 route add default via 2001:db8:2::fe
              ip route add default via 10.1.0.254 dev good table 100; ip rule add oif good lookup 100 pref 1000
-             ip -6 route add default via 2001:db8:1::fe dev good table 100; ip -6 rule add oif good lookup 100 pref 1000",
+             ip -6 route add default via 2001:db8:1::fe dev good table 100; ip -6 rule add oif good lookup 100 pref 1000
+             ip neigh replace 10.1.0.254 lladdr 02:00:00:00:00:01 dev good; ip -6 neigh replace 2001:db8:1::fe lladdr 02:00:00:00:00:01 dev good",
         )?;
         let (good, bad) = (device(&node, "good")?, device(&node, "bad")?);
         let programs = [maps::programs::INGRESS, maps::programs::EGRESS];

@@ -187,13 +187,8 @@ impl FlowKey6 {
     #[inline(always)]
     #[must_use]
     pub const fn digest(&self, secret: &[u32; SECRET]) -> FlowDigest6 {
-        let (c, s) = (words(&self.client), words(&self.service));
-        let addresses = product(c[0], secret[0], c[1], secret[1])
-            .wrapping_add(product(c[2], secret[2], c[3], secret[3]))
-            .wrapping_add(product(s[0], secret[4], s[1], secret[5]))
-            .wrapping_add(product(s[2], secret[6], s[3], secret[7]));
         FlowDigest6 {
-            addresses,
+            addresses: condense(&self.client, &self.service, secret),
             client_port: self.client_port,
             service_port: self.service_port,
             proto: self.proto,
@@ -203,14 +198,26 @@ impl FlowKey6 {
     }
 }
 
+/// [`FlowDigest6::addresses`]
+#[inline(always)]
+#[must_use]
+pub const fn condense(client: &[u8; 16], service: &[u8; 16], secret: &[u32; SECRET]) -> u64 {
+    let (c, s) = (words(client), words(service));
+    product(c[0], secret[0], c[1], secret[1])
+        .wrapping_add(product(c[2], secret[2], c[3], secret[3]))
+        .wrapping_add(product(s[0], secret[4], s[1], secret[5]))
+        .wrapping_add(product(s[2], secret[6], s[3], secret[7]))
+}
+
 /// One term of NH.
 #[inline(always)]
 const fn product(a: u32, secret_a: u32, b: u32, secret_b: u32) -> u64 {
     (a.wrapping_add(secret_a) as u64) * (b.wrapping_add(secret_b) as u64)
 }
 
+/// An address in words, each as it lies in memory.
 #[inline(always)]
-const fn words(a: &[u8; 16]) -> [u32; 4] {
+pub(crate) const fn words(a: &[u8; 16]) -> [u32; 4] {
     [
         u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
         u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
@@ -232,11 +239,11 @@ pub struct Flow6 {
 }
 
 impl Flow6 {
-    /// Whether it is this flow, and not another one of the same digest.
+    /// Whether it is the flow between these, and not another one of the same digest.
     #[inline(always)]
     #[must_use]
-    pub const fn is(&self, key: &FlowKey6) -> bool {
-        differs(&self.client, &key.client) | differs(&self.service, &key.service) == 0
+    pub const fn is_between(&self, client: &[u8; 16], service: &[u8; 16]) -> bool {
+        differs(&self.client, client) | differs(&self.service, service) == 0
     }
 }
 
@@ -677,7 +684,8 @@ mod tests {
             let (one, two) = (key(client, service), key(other, service));
             prop_assert_ne!(one.digest(&secret), two.digest(&secret));
             let flow = Flow6 { client, service, flow: FLOW };
-            prop_assert!(flow.is(&one) && !flow.is(&two) && (client == service || !flow.is(&one.mirrored())));
+            prop_assert!(flow.is_between(&client, &service) && !flow.is_between(&other, &service));
+            prop_assert!(client == service || !flow.is_between(&service, &client));
         }
     }
 
@@ -705,6 +713,6 @@ mod tests {
         let (one, two) = (key(one, [9; 16]), key(two, [9; 16]));
         assert_eq!(one.digest(&secret), two.digest(&secret));
         let flow = Flow6 { client: one.client, service: one.service, flow: FLOW };
-        assert!(flow.is(&one) && !flow.is(&two));
+        assert!(flow.is_between(&one.client, &one.service) && !flow.is_between(&two.client, &two.service));
     }
 }

@@ -2,7 +2,7 @@
 //! TCP, UDP or SCTP.
 
 use super::{SCTP, TCP, UDP};
-use crate::maps::{FlowKey4, FlowKey6};
+use crate::maps::{Flow6, FlowDigest6, FlowKey4, FlowKey6, SECRET, condense, words};
 
 /// An Ethernet header without VLAN tags.
 #[derive(Clone, Copy)]
@@ -27,7 +27,8 @@ pub struct Plain4 {
     fragment: [u8; 2],
     /// TTL.
     pub hops: u8,
-    proto: u8,
+    /// IP protocol number.
+    pub proto: u8,
     checksum: [u8; 2],
     source: [u8; 4],
     destination: [u8; 4],
@@ -42,7 +43,8 @@ pub struct Plain6 {
     version: u8,
     flow_label: [u8; 3],
     length: [u8; 2],
-    proto: u8,
+    /// IP protocol number: no extension header in [`Self::is_plain`].
+    pub proto: u8,
     /// Hop limit.
     pub hops: u8,
     source: [u8; 16],
@@ -128,8 +130,8 @@ impl Plain6 {
     #[must_use]
     pub const fn request(&self, zone: u32) -> FlowKey6 {
         FlowKey6 {
-            client: self.source,
-            service: self.destination,
+            client: copy(&self.source),
+            service: copy(&self.destination),
             client_port: u16::from_be_bytes(self.source_port),
             service_port: u16::from_be_bytes(self.destination_port),
             proto: self.proto as u32,
@@ -144,4 +146,54 @@ impl Plain6 {
     pub const fn reply(&self, zone: u32) -> FlowKey6 {
         self.request(zone).mirrored()
     }
+
+    /// [`FlowKey6::digest`] of [`Self::request`], without the key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn request_digest(&self, zone: u32, secret: &[u32; SECRET]) -> FlowDigest6 {
+        FlowDigest6 {
+            addresses: condense(&self.source, &self.destination, secret),
+            client_port: u16::from_be_bytes(self.source_port),
+            service_port: u16::from_be_bytes(self.destination_port),
+            proto: self.proto as u32,
+            zone,
+            reserved: 0,
+        }
+    }
+
+    /// [`FlowKey6::digest`] of [`Self::reply`], without the key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply_digest(&self, zone: u32, secret: &[u32; SECRET]) -> FlowDigest6 {
+        FlowDigest6 {
+            addresses: condense(&self.destination, &self.source, secret),
+            client_port: u16::from_be_bytes(self.destination_port),
+            service_port: u16::from_be_bytes(self.source_port),
+            proto: self.proto as u32,
+            zone,
+            reserved: 0,
+        }
+    }
+
+    /// Whether an entry's flow is that of this request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_request_of(&self, flow: &Flow6) -> bool {
+        flow.is_between(&self.source, &self.destination)
+    }
+
+    /// Whether an entry's flow is that of this reply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reply_of(&self, flow: &Flow6) -> bool {
+        flow.is_between(&self.destination, &self.source)
+    }
+}
+
+/// An address, word by word: as a whole it would be copied by a call.
+#[inline(always)]
+const fn copy(address: &[u8; 16]) -> [u8; 16] {
+    let [a, b, c, d] = words(address);
+    let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
 }

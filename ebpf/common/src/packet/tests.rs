@@ -224,6 +224,10 @@ proptest! {
         }
         if let Some(key) = fast6(&bytes) {
             prop_assert_eq!(key, ethernet(&bytes).expect("plain").request6(7));
+            let ip: Plain6 = view(&bytes, Plain6::L3).expect("plain");
+            let secret = [9, 8, 7, 6, 5, 4, 3, 2];
+            prop_assert_eq!(ip.request_digest(7, &secret), key.digest(&secret));
+            prop_assert_eq!(ip.reply_digest(7, &secret), key.mirrored().digest(&secret));
         }
         let plain = packet.extra == 0 && fragment.is_none();
         prop_assert!(!plain || fast4(&bytes).is_some() != fast6(&bytes).is_some());
