@@ -240,7 +240,10 @@ impl Node<'_> {
                 let key = FlowKey6 { client, service, client_port, service_port, proto, zone, reserved: 0 };
                 let map = self.ebpf.map(maps::names::FLOWS6).unwrap();
                 let map = BpfHashMap::<_, FlowDigest6, Flow6>::try_from(map).unwrap();
-                map.get(&key.digest(&GLOBALS.secret), 0).ok().filter(|it| it.is(&key)).map(|it| it.flow)
+                map.get(&key.digest(&GLOBALS.secret), 0)
+                    .ok()
+                    .filter(|it| it.is_between(&key.client, &key.service))
+                    .map(|it| it.flow)
             }
             _ => panic!("one family"),
         }
