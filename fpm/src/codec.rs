@@ -54,7 +54,8 @@ pub struct FrameInfo {
     pub pid: Option<u32>,
     /// Messages kept raw.
     pub raw_messages: u32,
-    /// Attributes of unknown types, skipped.
+    /// Attributes that the types of this crate have no place for: skipped, but an encapsulation of an unknown type, which is
+    /// kept raw. With protobuf 1 if the message has fields that are not in the schema.
     pub unknown_attributes: u32,
 }
 
@@ -68,11 +69,14 @@ pub fn decode_frame(frame: &Frame<'_>, updates: &mut Vec<Update>) -> Result<Fram
         Encoding::Netlink => {
             netlink::decode(frame.payload, |update| updates.push(update)).map_err(Into::into)
         }
-        Encoding::Protobuf => protobuf::decode(frame.payload).map_err(Into::into).map(|update| {
-            let raw_messages = u32::from(matches!(update, Update::Raw(_)));
-            updates.push(update);
-            netlink::Summary { messages: 1, raw_messages, ..netlink::Summary::default() }
-        }),
+        Encoding::Protobuf => {
+            protobuf::decode_counting(frame.payload).map_err(Into::into).map(|(update, skipped)| {
+                let raw_messages = u32::from(matches!(update, Update::Raw(_)));
+                updates.push(update);
+                let unknown_attributes = u32::from(skipped);
+                netlink::Summary { pid: None, messages: 1, raw_messages, unknown_attributes }
+            })
+        }
     };
     match decoded {
         Ok(summary) => Ok(FrameInfo {

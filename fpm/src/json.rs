@@ -259,7 +259,10 @@ impl<'a> Line<'a> {
         };
         Self {
             op: Some(Op::Add),
-            protocol: Some(route.qpb_protocol.map_or(route.protocol.0, |protocol| protocol.0)),
+            protocol: match encoding {
+                Encoding::Netlink => Some(route.protocol.0),
+                Encoding::Protobuf => route.qpb_protocol.map(|protocol| protocol.0),
+            },
             r#type: Some(route.kind),
             metric: route.metric,
             mtu: route.mtu,

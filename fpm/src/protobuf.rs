@@ -44,20 +44,53 @@ pub enum ProtobufError {
 /// Decodes the one message of a frame's payload.
 ///
 /// # Errors
-/// If it is not protobuf or lacks what a route needs. Message types that are not known are no error, but
-/// [`Update::Raw`].
+/// If it is not protobuf or lacks what a route needs. Message types and address families that are not known are no
+/// error, but [`Update::Raw`].
 pub fn decode(payload: &[u8]) -> Result<Update, ProtobufError> {
+    decode_counting(payload).map(|(update, _)| update)
+}
+
+/// The same, and whether the message held fields that this crate's schema has not, which are skipped.
+pub(crate) fn decode_counting(payload: &[u8]) -> Result<(Update, bool), ProtobufError> {
     let message = fpm::Message::decode(payload)?;
+    // Fields that are not in the schema are not kept: the message is shorter without them.
+    let skipped = message.encoded_len() < payload.len();
+    if names_unknown_family(&message) {
+        return Ok((raw(payload), false));
+    }
+    let update = update(&message, payload)?;
+    let skipped = skipped && !matches!(update, Update::Raw(_));
+    Ok((update, skipped))
+}
+
+fn raw(payload: &[u8]) -> Update {
+    Update::Raw(Box::new(RawMessage { nlmsg_type: None, body: payload.into() }))
+}
+
+/// Whether a family is stated that this crate does not know (none at all is an error).
+fn names_unknown_family(message: &fpm::Message) -> bool {
+    let add = message.add_route.as_ref().and_then(|add| add.address_family);
+    let delete = message.delete_route.as_ref().and_then(|delete| delete.address_family);
+    let known = |family| {
+        matches!(
+            qpb::AddressFamily::try_from(family),
+            Ok(qpb::AddressFamily::Ipv4 | qpb::AddressFamily::Ipv6 | qpb::AddressFamily::UnknownAf)
+        )
+    };
+    [add, delete].into_iter().flatten().any(|family| !known(family))
+}
+
+fn update(message: &fpm::Message, payload: &[u8]) -> Result<Update, ProtobufError> {
     match message.r#type() {
-        message::Type::AddRoute => add_route(&message.add_route.ok_or(ProtobufError::Missing("add_route"))?),
+        message::Type::AddRoute => {
+            add_route(message.add_route.as_ref().ok_or(ProtobufError::Missing("add_route"))?)
+        }
         message::Type::DeleteRoute => {
-            delete_route(&message.delete_route.ok_or(ProtobufError::Missing("delete_route"))?)
+            delete_route(message.delete_route.as_ref().ok_or(ProtobufError::Missing("delete_route"))?)
         }
         message::Type::AddSrv6Localsid => local_sid(message.srv6_localsid.as_ref(), true),
         message::Type::DeleteSrv6Localsid => local_sid(message.srv6_localsid.as_ref(), false),
-        message::Type::UnknownMsg => {
-            Ok(Update::Raw(Box::new(RawMessage { nlmsg_type: None, body: payload.into() })))
-        }
+        message::Type::UnknownMsg => Ok(raw(payload)),
     }
 }
 

@@ -268,6 +268,14 @@ impl fmt::Display for Seg6LocalAction {
             Self::END_DT6 => "End.DT6",
             Self::END_DT4 => "End.DT4",
             Self::END_DT46 => "End.DT46",
+            Self(4) => "End.DX2",
+            Self(9) => "End.B6",
+            Self(10) => "End.B6.Encaps",
+            Self(11) => "End.BM",
+            Self(12) => "End.S",
+            Self(13) => "End.AS",
+            Self(14) => "End.AM",
+            Self(15) => "End.BPF",
             Self(other) => return write!(f, "action-{other}"),
         })
     }
@@ -338,7 +346,7 @@ pub struct GroupMember {
 }
 
 /// How a resilient group spreads flows (`NHA_RES_GROUP`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resilient {
     /// Number of buckets.
     pub buckets: Option<u16>,

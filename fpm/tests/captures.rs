@@ -73,6 +73,25 @@ fn every_capture_decodes_as_the_other_decoder_says() {
     assert!(messages > 1000, "{messages} messages");
 }
 
+/// Rare attributes, in any order, with padding as it happens to be, and unknown ones (`generate.py`).
+#[test]
+fn generated_messages_decode_as_they_were_made() {
+    for name in ["netlink", "protobuf"] {
+        let path = tests_dir().join("generated").join(name);
+        let made = fs::read_to_string(path.with_extension("jsonl")).unwrap();
+        let made: Vec<Value> = made.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (count, lines) = made.split_last().unwrap();
+        let (updates, unknown) = decode(&fs::read(path.with_extension("bin")).unwrap());
+        assert!(lines.len() >= 300);
+        for (at, ((encoding, update), line)) in updates.iter().zip(lines).enumerate() {
+            let ours = serde_json::to_value(Record { encoding: *encoding, update }).unwrap();
+            assert_eq!(ours, *line, "{name}, message {at}");
+        }
+        let expected = if name == "netlink" { count["unknown_attributes"].as_u64().unwrap() } else { 0 };
+        assert_eq!((updates.len(), u64::from(unknown)), (lines.len(), expected), "{name}");
+    }
+}
+
 #[test]
 fn protobuf_captures_hold_what_their_descriptions_count() {
     for path in captures().iter().filter(|path| path.parent().is_some_and(|dir| dir.ends_with("protobuf"))) {
@@ -142,7 +161,7 @@ fn feedback_reflects_the_route_as_it_came() {
             reflected += 1;
         }
     }
-    assert!(reflected > 500, "{reflected}");
+    assert!(reflected > 300, "{reflected}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::attr::{Attribute, Attributes, NESTED};
+use super::attr::{Attribute, AttributeError, Attributes, NESTED};
 use super::encode::Writer;
 use super::message::{BodyError, Invalid};
 use super::wire::lwt;
@@ -12,77 +12,126 @@ use crate::update::{Encap, Flavors, Labels, Seg6Local, Seg6LocalAction};
 /// `int mode` and `struct ipv6_sr_hdr`, in front of the segments.
 const SRH_LEN: usize = 12;
 
-/// Decodes the content of an encapsulation attribute.
-pub(crate) fn decode(encap_type: u16, data: &[u8]) -> Result<Encap, BodyError> {
+/// Decodes the content of an encapsulation attribute. What it has no type for is kept as it came, and counted.
+pub(crate) fn decode(encap_type: u16, data: &[u8], unknown: &mut u32) -> Result<Encap, BodyError> {
+    let before = *unknown;
     let known = match encap_type {
-        lwt::MPLS => find(data, lwt::MPLS_DST)?.map(labels).transpose()?.map(Encap::Mpls),
-        lwt::IP => Some(ip(data)?),
-        lwt::IP6 => Some(ip6(data)?),
-        lwt::SEG6 => seg6(data)?,
-        lwt::SEG6_LOCAL => Some(Encap::Seg6Local(seg6_local(data)?)),
-        lwt::VXLAN => match find(data, lwt::VXLAN_VNI)? {
-            Some(vni) => Some(Encap::Vxlan { vni: vni.u32()? }),
-            None => None,
-        },
+        lwt::MPLS => mpls(data, unknown)?,
+        lwt::IP => Some(ip(data, unknown)?),
+        lwt::IP6 => Some(ip6(data, unknown)?),
+        lwt::SEG6 => seg6(data, unknown)?,
+        lwt::SEG6_LOCAL => Some(Encap::Seg6Local(seg6_local(data, unknown)?)),
+        lwt::VXLAN => vxlan(data, unknown)?,
         _ => None,
     };
-    Ok(known.unwrap_or_else(|| Encap::Other { encap_type, data: data.into() }))
+    Ok(known.unwrap_or_else(|| {
+        *unknown = before + 1;
+        Encap::Other { encap_type, data: data.into() }
+    }))
 }
 
-fn find(data: &[u8], kind: u16) -> Result<Option<Attribute<'_>>, BodyError> {
-    for attribute in Attributes::new(data) {
-        let attribute = attribute?;
-        if attribute.kind == kind {
-            return Ok(Some(attribute));
+/// Decodes the pair of attributes that names an encapsulation; one without the other is counted as unknown.
+pub(crate) fn of(
+    encap_type: Option<u16>,
+    content: Option<Attribute<'_>>,
+    unknown: &mut u32,
+) -> Result<Option<Box<Encap>>, BodyError> {
+    match (encap_type, content) {
+        // LWTUNNEL_ENCAP_NONE
+        (None | Some(0), None) => Ok(None),
+        (Some(encap_type), Some(content)) if encap_type != 0 => {
+            decode(encap_type, content.value, unknown).map(|encap| Some(Box::new(encap)))
+        }
+        _ => {
+            *unknown += 1;
+            Ok(None)
         }
     }
-    Ok(None)
 }
 
-fn ip(data: &[u8]) -> Result<Encap, BodyError> {
-    let (mut id, mut dst, mut src) = (None, None, None);
+fn mpls(data: &[u8], unknown: &mut u32) -> Result<Option<Encap>, BodyError> {
+    let mut stack = None;
     for attribute in Attributes::new(data) {
         let attribute = attribute?;
         match attribute.kind {
-            lwt::IP_ID => id = Some(attribute.u64_be()?),
-            lwt::IP_DST => dst = Some(attribute.ipv4()?),
-            lwt::IP_SRC => src = Some(attribute.ipv4()?),
-            _ => {}
+            lwt::MPLS_DST => stack = Some(labels(attribute)?),
+            _ => *unknown += 1,
         }
     }
+    Ok(stack.map(Encap::Mpls))
+}
+
+fn vxlan(data: &[u8], unknown: &mut u32) -> Result<Option<Encap>, BodyError> {
+    let mut vni = None;
+    for attribute in Attributes::new(data) {
+        let attribute = attribute?;
+        match attribute.kind {
+            lwt::VXLAN_VNI => vni = Some(attribute.u32()?),
+            _ => *unknown += 1,
+        }
+    }
+    Ok(vni.map(|vni| Encap::Vxlan { vni }))
+}
+
+fn ip(data: &[u8], unknown: &mut u32) -> Result<Encap, BodyError> {
+    let (id, dst, src) = tunnel(data, |attribute| attribute.ipv4(), unknown)?;
     Ok(Encap::Ip { id, dst, src })
 }
 
-fn ip6(data: &[u8]) -> Result<Encap, BodyError> {
+fn ip6(data: &[u8], unknown: &mut u32) -> Result<Encap, BodyError> {
+    let (id, dst, src) = tunnel(data, |attribute| attribute.ipv6(), unknown)?;
+    Ok(Encap::Ip6 { id, dst, src })
+}
+
+/// Key, destination and source.
+type Tunnel<A> = (Option<u64>, Option<A>, Option<A>);
+
+fn tunnel<A>(
+    data: &[u8],
+    address: impl Fn(Attribute<'_>) -> Result<A, AttributeError>,
+    unknown: &mut u32,
+) -> Result<Tunnel<A>, BodyError> {
     let (mut id, mut dst, mut src) = (None, None, None);
     for attribute in Attributes::new(data) {
         let attribute = attribute?;
         match attribute.kind {
             lwt::IP_ID => id = Some(attribute.u64_be()?),
-            lwt::IP_DST => dst = Some(attribute.ipv6()?),
-            lwt::IP_SRC => src = Some(attribute.ipv6()?),
-            _ => {}
+            lwt::IP_DST => dst = Some(address(attribute)?),
+            lwt::IP_SRC => src = Some(address(attribute)?),
+            _ => *unknown += 1,
         }
     }
-    Ok(Encap::Ip6 { id, dst, src })
+    Ok((id, dst, src))
 }
 
-fn seg6(data: &[u8]) -> Result<Option<Encap>, BodyError> {
-    let Some(header) = find(data, lwt::SEG6_SRH)? else {
+fn seg6(data: &[u8], unknown: &mut u32) -> Result<Option<Encap>, BodyError> {
+    let (mut header, mut source) = (None, None);
+    for attribute in Attributes::new(data) {
+        let attribute = attribute?;
+        match attribute.kind {
+            lwt::SEG6_SRH => header = Some(attribute.value),
+            lwt::SEG6_SRC => source = Some(attribute.ipv6()?),
+            _ => *unknown += 1,
+        }
+    }
+    let Some(header) = header else {
         return Ok(None);
     };
-    let too_short = Invalid::SegmentRoutingHeader(header.value.len());
-    let (fixed, rest) = header.value.split_first_chunk::<SRH_LEN>().ok_or(too_short)?;
-    let &[m0, m1, m2, m3, _next, _len, _type, _left, first, ..] = fixed;
+    let too_short = Invalid::SegmentRoutingHeader(header.len());
+    let (fixed, rest) = header.split_first_chunk::<SRH_LEN>().ok_or(too_short)?;
+    let &[m0, m1, m2, m3, _next, _len, kind, left, first, flags, t0, t1] = fixed;
     // `first_segment` is the index of the last entry, as segments are listed from the end of the path.
     let count = usize::from(first) + 1;
     let entries = rest.get(..count * 16).ok_or(too_short)?;
+    // Anything but the list of segments (TLVs, flags, a tag) zebra does not write, and has no place in the type.
+    if (kind, left, flags, t0, t1) != (4, first, 0, 0, 0) || rest.len() > entries.len() {
+        return Ok(None);
+    }
     let segments = entries.as_chunks::<16>().0.iter().rev().map(|segment| Ipv6Addr::from(*segment)).collect();
-    let source = find(data, lwt::SEG6_SRC)?.map(|source| source.ipv6()).transpose()?;
     Ok(Some(Encap::Seg6 { mode: u32::from_ne_bytes([m0, m1, m2, m3]), segments, source }))
 }
 
-fn seg6_local(data: &[u8]) -> Result<Seg6Local, BodyError> {
+fn seg6_local(data: &[u8], unknown: &mut u32) -> Result<Seg6Local, BodyError> {
     let mut local = Seg6Local::default();
     for attribute in Attributes::new(data) {
         let attribute = attribute?;
@@ -94,14 +143,14 @@ fn seg6_local(data: &[u8]) -> Result<Seg6Local, BodyError> {
             lwt::LOCAL_NH6 => local.nh6 = Some(attribute.ipv6()?),
             lwt::LOCAL_IIF => local.iif = IfIndex::from_wire(attribute.u32()?),
             lwt::LOCAL_OIF => local.oif = IfIndex::from_wire(attribute.u32()?),
-            lwt::LOCAL_FLAVORS => local.flavors = Some(flavors(attribute)?),
-            _ => {}
+            lwt::LOCAL_FLAVORS => local.flavors = Some(flavors(attribute, unknown)?),
+            _ => *unknown += 1,
         }
     }
     Ok(local)
 }
 
-fn flavors(attribute: Attribute<'_>) -> Result<Flavors, BodyError> {
+fn flavors(attribute: Attribute<'_>, unknown: &mut u32) -> Result<Flavors, BodyError> {
     let mut flavors = Flavors::default();
     for attribute in attribute.nested() {
         let attribute = attribute?;
@@ -109,7 +158,7 @@ fn flavors(attribute: Attribute<'_>) -> Result<Flavors, BodyError> {
             lwt::FLV_OPERATION => flavors.operations = attribute.u32()?,
             lwt::FLV_BLOCK_BITS => flavors.block_bits = Some(attribute.u8()?),
             lwt::FLV_NODE_FUNCTION_BITS => flavors.node_function_bits = Some(attribute.u8()?),
-            _ => {}
+            _ => *unknown += 1,
         }
     }
     Ok(flavors)

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::attr::{NESTED, align};
 use super::encap;
 use super::wire::{
-    MESSAGE_HEADER_LEN, RTM_DELNEIGH, RTM_DELNEXTHOP, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWNEXTHOP,
-    RTM_NEWROUTE, RTNH_F_ONLINK, nda, nha, rta,
+    GROUP_TYPE_RESILIENT, MESSAGE_HEADER_LEN, RTM_DELNEIGH, RTM_DELNEXTHOP, RTM_DELROUTE, RTM_NEWNEIGH,
+    RTM_NEWNEXTHOP, RTM_NEWROUTE, RTNH_F_ONLINK, nda, nha, rta,
 };
 use crate::types::{Family, IfIndex, Metric, Mtu, NexthopId, RouteKey};
 use crate::update::{
@@ -18,8 +18,6 @@ use crate::update::{
 const CREATE: u16 = 0x401;
 /// `NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE`
 const REPLACE: u16 = 0x501;
-/// Resilient group: value of `NHA_GROUP_TYPE`.
-const GROUP_TYPE_RESILIENT: u16 = 1;
 
 /// Appends the netlink message of an update to a payload; `pid` is zebra's netlink port id.
 ///

@@ -122,7 +122,7 @@ pub struct Summary {
     pub messages: u32,
     /// Of these, kept raw.
     pub raw_messages: u32,
-    /// Attributes of a type that this crate does not know, skipped.
+    /// Attributes that the types of this crate have no place for, skipped (an encapsulation of an unknown type is kept raw).
     pub unknown_attributes: u32,
 }
 

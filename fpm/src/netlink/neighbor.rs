@@ -45,7 +45,6 @@ fn take(neighbor: &mut Neighbor, attribute: Attribute<'_>, unknown: &mut u32) ->
         nda::MASTER => neighbor.master = IfIndex::from_wire(attribute.u32()?),
         nda::PROTOCOL => neighbor.protocol = Some(Protocol(attribute.u8()?)),
         nda::NH_ID => neighbor.nexthop = Some(NexthopId(attribute.u32()?)),
-        kind if kind <= nda::LAST => {}
         _ => *unknown += 1,
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::attr::{Attribute, Attributes};
 use super::encap;
 use super::message::{BodyError, Invalid, split};
-use super::wire::{RTNH_F_ONLINK, nha};
+use super::wire::{GROUP_TYPE_RESILIENT, RTNH_F_ONLINK, nha};
 use crate::types::{Family, IfIndex, NexthopId, Protocol};
 use crate::update::{GroupMember, Nexthop, NexthopBody, NexthopGroup, NexthopObject, Resilient, Update};
 
@@ -20,6 +20,7 @@ struct NexthopAttributes<'a> {
     encap_type: Option<u16>,
     encap: Option<Attribute<'a>>,
     resilient: Option<Attribute<'a>>,
+    group_type: Option<u16>,
 }
 
 impl<'a> NexthopAttributes<'a> {
@@ -36,25 +37,27 @@ impl<'a> NexthopAttributes<'a> {
                 nha::ENCAP_TYPE => all.encap_type = Some(attribute.u16()?),
                 nha::ENCAP => all.encap = Some(attribute),
                 nha::RES_GROUP => all.resilient = Some(attribute),
-                kind if kind <= nha::LAST => {}
+                nha::GROUP_TYPE => all.group_type = Some(attribute.u16()?),
                 _ => *unknown += 1,
             }
         }
         Ok(all)
     }
 
-    fn body(&self, flags: u32) -> Result<NexthopBody, BodyError> {
+    fn body(&self, flags: u32, unknown: &mut u32) -> Result<NexthopBody, BodyError> {
         if let Some(group) = self.group {
-            let resilient = self.resilient.map(resilient).transpose()?;
+            let mut resilient = self.resilient.map(|group| resilient(group, unknown)).transpose()?;
+            match self.group_type {
+                Some(GROUP_TYPE_RESILIENT) => drop(resilient.get_or_insert_default()),
+                None | Some(0) => {}
+                Some(_) => *unknown += 1,
+            }
             return Ok(NexthopBody::Group(NexthopGroup { members: members(group)?, resilient }));
         }
         if self.blackhole {
             return Ok(NexthopBody::Blackhole);
         }
-        let encap = match (self.encap_type, self.encap) {
-            (Some(kind), Some(content)) if kind != 0 => Some(Box::new(encap::decode(kind, content.value)?)),
-            _ => None,
-        };
+        let encap = encap::of(self.encap_type, self.encap, unknown)?;
         let onlink = flags & u32::from(RTNH_F_ONLINK) != 0;
         Ok(NexthopBody::Single(Nexthop {
             gateway: self.gateway,
@@ -75,7 +78,7 @@ pub(crate) fn decode(add: bool, body: &[u8], unknown: &mut u32) -> Result<Update
     if !add {
         return Ok(Update::NexthopDel { id, protocol });
     }
-    let body = attributes.body(u32::from_ne_bytes([f0, f1, f2, f3]))?;
+    let body = attributes.body(u32::from_ne_bytes([f0, f1, f2, f3]), unknown)?;
     Ok(Update::Nexthop(NexthopObject { id, protocol, family: Family::from_wire(family), body }))
 }
 
@@ -92,15 +95,15 @@ fn members(group: Attribute<'_>) -> Result<smallvec::SmallVec<[GroupMember; 4]>,
     Ok(entries.iter().map(member).collect())
 }
 
-fn resilient(group: Attribute<'_>) -> Result<Resilient, BodyError> {
-    let mut resilient = Resilient { buckets: None, idle_timer: None, unbalanced_timer: None };
+fn resilient(group: Attribute<'_>, unknown: &mut u32) -> Result<Resilient, BodyError> {
+    let mut resilient = Resilient::default();
     for attribute in group.nested() {
         let attribute = attribute?;
         match attribute.kind {
             nha::RES_GROUP_BUCKETS => resilient.buckets = Some(attribute.u16()?),
             nha::RES_GROUP_IDLE_TIMER => resilient.idle_timer = Some(attribute.u32()?),
             nha::RES_GROUP_UNBALANCED_TIMER => resilient.unbalanced_timer = Some(attribute.u32()?),
-            _ => {}
+            _ => *unknown += 1,
         }
     }
     Ok(resilient)

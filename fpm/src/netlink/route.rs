@@ -65,13 +65,8 @@ impl<'a> HopAttributes<'a> {
         Ok(true)
     }
 
-    fn encap(&self) -> Result<Option<Box<Encap>>, BodyError> {
-        match (self.encap_type, self.encap) {
-            (Some(encap_type), Some(content)) if encap_type != 0 => {
-                encap::decode(encap_type, content.value).map(|encap| Some(Box::new(encap)))
-            }
-            _ => Ok(None),
-        }
+    fn encap(&self, unknown: &mut u32) -> Result<Option<Box<Encap>>, BodyError> {
+        encap::of(self.encap_type, self.encap, unknown)
     }
 
     fn labels(&self) -> Result<Labels, BodyError> {
@@ -85,8 +80,9 @@ impl<'a> HopAttributes<'a> {
         self.gateway.is_none() && self.oif.is_none() && self.encap.is_none() && self.new_dst.is_none()
     }
 
-    fn nexthop(&self, weight: u32, onlink: bool) -> Result<Nexthop, BodyError> {
-        Ok(Nexthop { gateway: self.gateway, ifindex: self.oif, weight, onlink, encap: self.encap()? })
+    fn nexthop(&self, weight: u32, onlink: bool, unknown: &mut u32) -> Result<Nexthop, BodyError> {
+        let encap = self.encap(unknown)?;
+        Ok(Nexthop { gateway: self.gateway, ifindex: self.oif, weight, onlink, encap })
     }
 }
 
@@ -116,11 +112,12 @@ impl<'a> RouteAttributes<'a> {
                 rta::SRC => all.src = Some(attribute),
                 rta::PRIORITY => all.priority = Some(attribute.u32()?),
                 rta::TABLE => all.table = Some(attribute.u32()?),
-                rta::METRICS => all.mtu = mtu(attribute)?,
+                rta::METRICS => all.mtu = mtu(attribute, unknown)?,
                 rta::NH_ID => all.nh_id = Some(attribute.u32()?),
                 rta::PREFSRC => all.prefsrc = Some(attribute.ip()?),
                 rta::MULTIPATH => all.multipath = Some(attribute.value),
                 rta::FLOW => all.flow = Some(attribute.u32()?),
+                // Of the kernel's own dumps, and of no use to a reader of routes.
                 rta::IIF | rta::CACHEINFO | rta::PREF | rta::EXPIRES => {}
                 _ if all.hop.take(attribute)? => {}
                 _ => *unknown += 1,
@@ -153,7 +150,8 @@ pub(crate) fn decode(add: bool, body: &[u8], unknown: &mut u32) -> Result<Option
     match header.family {
         Family::Ipv4 | Family::Ipv6 => {}
         Family::Mpls => {
-            let lsp = Box::new(lsp(&header, &RouteAttributes::parse(attributes, unknown)?)?);
+            let attributes = RouteAttributes::parse(attributes, unknown)?;
+            let lsp = Box::new(lsp(&header, &attributes, unknown)?);
             return Ok(Some(if add { Update::Lsp(lsp) } else { Update::LspDel(lsp) }));
         }
         _ => return Ok(None),
@@ -164,7 +162,7 @@ pub(crate) fn decode(add: bool, body: &[u8], unknown: &mut u32) -> Result<Option
     if !add {
         return Ok(Some(Update::RouteDel(RouteDel { key, protocol: Some(header.protocol), metric })));
     }
-    let (target, flags) = target(&header, &attributes)?;
+    let (target, flags) = target(&header, &attributes, unknown)?;
     Ok(Some(Update::Route(Route {
         key,
         protocol: header.protocol,
@@ -182,18 +180,22 @@ pub(crate) fn decode(add: bool, body: &[u8], unknown: &mut u32) -> Result<Option
 
 /// The target, and the route's flags without those that are the nexthop's.
 #[inline]
-fn target(header: &Header, attributes: &RouteAttributes<'_>) -> Result<(Target, u32), BodyError> {
+fn target(
+    header: &Header,
+    attributes: &RouteAttributes<'_>,
+    unknown: &mut u32,
+) -> Result<(Target, u32), BodyError> {
     let target = if !header.kind.forwards() {
         Target::None
     } else if let Some(id) = attributes.nh_id {
         Target::Nexthop(NexthopId(id))
     } else if let Some(multipath) = attributes.multipath {
-        Target::Nexthops(multipath_nexthops(multipath, HopAttributes::nexthop)?)
+        Target::Nexthops(multipath_nexthops(multipath, HopAttributes::nexthop, unknown)?)
     } else if attributes.hop.is_empty() {
         Target::None
     } else {
         let onlink = header.flags & u32::from(RTNH_F_ONLINK) != 0;
-        let nexthops = Box::new([attributes.hop.nexthop(1, onlink)?]);
+        let nexthops = Box::new([attributes.hop.nexthop(1, onlink, unknown)?]);
         return Ok((Target::Nexthops(nexthops), header.flags & !u32::from(RTNH_F_ONLINK)));
     };
     Ok((target, header.flags))
@@ -202,7 +204,8 @@ fn target(header: &Header, attributes: &RouteAttributes<'_>) -> Result<(Target, 
 /// Walks over the `struct rtnexthop` of `RTA_MULTIPATH`.
 fn multipath_nexthops<'a, T>(
     mut rest: &'a [u8],
-    make: impl Fn(&HopAttributes<'a>, u32, bool) -> Result<T, BodyError>,
+    make: impl Fn(&HopAttributes<'a>, u32, bool, &mut u32) -> Result<T, BodyError>,
+    unknown: &mut u32,
 ) -> Result<Box<[T]>, BodyError> {
     let mut nexthops = Vec::new();
     while !rest.is_empty() {
@@ -214,29 +217,29 @@ fn multipath_nexthops<'a, T>(
         let attributes = rest.get(8..len).ok_or(Invalid::MultipathLength { len, available })?;
         let mut hop = HopAttributes::default();
         for attribute in Attributes::new(attributes) {
-            hop.take(attribute?)?;
+            *unknown += u32::from(!hop.take(attribute?)?);
         }
         hop.oif = IfIndex::from_wire(u32::from_ne_bytes([i0, i1, i2, i3]));
-        nexthops.push(make(&hop, u32::from(hops) + 1, flags & RTNH_F_ONLINK != 0)?);
+        nexthops.push(make(&hop, u32::from(hops) + 1, flags & RTNH_F_ONLINK != 0, unknown)?);
         rest = rest.get(align(len)..).unwrap_or_default();
     }
     Ok(nexthops.into())
 }
 
-fn lsp(header: &Header, attributes: &RouteAttributes<'_>) -> Result<Lsp, BodyError> {
+fn lsp(header: &Header, attributes: &RouteAttributes<'_>, unknown: &mut u32) -> Result<Lsp, BodyError> {
     let label = match attributes.dst {
         Some(dst) if header.dst_len == 20 => encap::labels(dst)?.first().copied(),
         _ => None,
     };
-    let hop = |hop: &HopAttributes<'_>, weight, onlink| {
-        Ok(LspNexthop { nexthop: hop.nexthop(weight, onlink)?, labels: hop.labels()? })
+    let hop = |hop: &HopAttributes<'_>, weight, onlink, unknown: &mut u32| {
+        Ok(LspNexthop { nexthop: hop.nexthop(weight, onlink, unknown)?, labels: hop.labels()? })
     };
     let nexthops: Box<[LspNexthop]> = if let Some(multipath) = attributes.multipath {
-        multipath_nexthops(multipath, hop)?
+        multipath_nexthops(multipath, hop, unknown)?
     } else if attributes.hop.is_empty() {
         Box::new([])
     } else {
-        Box::new([hop(&attributes.hop, 1, header.flags & u32::from(RTNH_F_ONLINK) != 0)?])
+        Box::new([hop(&attributes.hop, 1, header.flags & u32::from(RTNH_F_ONLINK) != 0, unknown)?])
     };
     Ok(Lsp {
         label: label.ok_or(Invalid::LspWithoutLabel)?,
@@ -247,12 +250,13 @@ fn lsp(header: &Header, attributes: &RouteAttributes<'_>) -> Result<Lsp, BodyErr
     })
 }
 
-fn mtu(metrics: Attribute<'_>) -> Result<Option<u32>, BodyError> {
+fn mtu(metrics: Attribute<'_>, unknown: &mut u32) -> Result<Option<u32>, BodyError> {
     let mut mtu = None;
     for metric in metrics.nested() {
         let metric = metric?;
-        if metric.kind == rta::RTAX_MTU {
-            mtu = Some(metric.u32()?);
+        match metric.kind {
+            rta::RTAX_MTU => mtu = Some(metric.u32()?),
+            _ => *unknown += 1,
         }
     }
     Ok(mtu)

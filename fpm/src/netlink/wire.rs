@@ -13,6 +13,9 @@ pub(crate) const RTM_DELNEXTHOP: u16 = 105;
 /// Flag of a nexthop, in `rtnh_flags`, `nh_flags` and for a single nexthop in `rtm_flags`.
 pub(crate) const RTNH_F_ONLINK: u8 = 4;
 
+/// `NEXTHOP_GRP_TYPE_RES`: value of `NHA_GROUP_TYPE`.
+pub(crate) const GROUP_TYPE_RESILIENT: u16 = 1;
+
 /// Attributes of routes.
 pub(crate) mod rta {
     pub(crate) const DST: u16 = 1;
@@ -49,8 +52,6 @@ pub(crate) mod nha {
     pub(crate) const ENCAP_TYPE: u16 = 7;
     pub(crate) const ENCAP: u16 = 8;
     pub(crate) const RES_GROUP: u16 = 12;
-    /// The last that the kernel knows (`NHA_HW_STATS_USED`).
-    pub(crate) const LAST: u16 = 17;
     pub(crate) const RES_GROUP_BUCKETS: u16 = 1;
     pub(crate) const RES_GROUP_IDLE_TIMER: u16 = 2;
     pub(crate) const RES_GROUP_UNBALANCED_TIMER: u16 = 3;
@@ -65,8 +66,6 @@ pub(crate) mod nda {
     pub(crate) const MASTER: u16 = 9;
     pub(crate) const PROTOCOL: u16 = 12;
     pub(crate) const NH_ID: u16 = 13;
-    /// The last that the kernel knows (`NDA_NDM_FLAGS_MASK`).
-    pub(crate) const LAST: u16 = 17;
 }
 
 /// Lightweight tunnels: values of `RTA_ENCAP_TYPE` and attributes within `RTA_ENCAP`.
