@@ -38,7 +38,7 @@
 //!                 }
 //!             }
 //!         }
-//!         // Simplest policy: see `session::Retention` for one that survives a restart of zebra.
+//!         // Simplest policy: see `session::Feed` for one that survives a restart of zebra.
 //!         Event::ReplayComplete { epoch, .. } => routes.retain(|_, (seen, _)| *seen == epoch),
 //!         Event::Disconnected { reason, .. } => eprintln!("{reason}; its routes stay"),
 //!         Event::Refused { peer, reason } => eprintln!("{peer} refused: {reason}"),

@@ -86,75 +86,172 @@ impl Replay {
     }
 }
 
-/// Decides when to sweep: to drop what no session has announced since the last one began.
+/// For how long a consumer keeps what FRR has not announced again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Not beyond the end of the session.
+    Withdraw,
+    /// For so long after the session ended.
+    For(Duration),
+    /// For ever; but what a restarted zebra replays counts as its word after [`GRACE`].
+    Forever,
+}
+
+/// Time that [`Retention::Forever`] gives a restarted zebra after its replay: it replays before BGP has converged.
+pub const GRACE: Duration = Duration::from_secs(120);
+/// Time that [`Retention::Withdraw`] gives zebra to connect at the consumer's own start: it tries every 3 s.
+pub const START_GRACE: Duration = Duration::from_secs(30);
+
+/// Where the session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedState {
+    /// No session; since when.
+    Lost(Instant),
+    /// A session since; its replay is not known to be whole.
+    Replay(Instant),
+    /// The replay is whole; since when.
+    Complete(Instant),
+}
+
+/// Decides when to sweep: to drop what the session has not announced.
 ///
-/// zebra sends no deletes in a replay, so routes of an ended session are kept until it is known that they are gone:
+/// zebra sends no deletes in a replay, so what it no longer announces is *held* until it is known to be gone:
 ///
-/// - the same `nlmsg_pid` as before means that only the connection was lost: sweep when the replay is complete;
-/// - another one means that zebra has been restarted, and BGP may still be converging after its
-///   replay: sweep when the retention time has passed since the session ended;
-/// - without a new session, sweep everything then.
+/// - the same `nlmsg_pid` as before means that only the connection was lost: until the replay is complete;
+/// - another one means that zebra has been restarted, and BGP may still be converging after its replay: until the
+///   [`Retention`] has passed since the session was lost;
+/// - without a new session likewise.
+///
+/// ```text
+///            connected            replay complete, same zebra
+///   Lost ───────────────▶ Replay ──────────────────────────────▶ synchronized
+///    ▲  ◀─────────────────  │  another zebra: after the retention   │
+///    └──────────────────────┴───────────── disconnected ────────────┘
+/// ```
+///
+/// The inputs are the [server's events](crate::server::Event) and the time. Several retentions may apply to parts of the
+/// table: [`Self::hold_until`] answers for each, and the consumer calls [`Self::synchronized`] when it has swept all.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use zebra_fpm::session::Retention;
+/// use zebra_fpm::session::{Feed, Retention};
 ///
-/// let lost = Instant::now();
-/// let mut retention = Retention::new(Some(Duration::from_secs(300)));
-/// assert!(!retention.replay_complete(Some(7)), "nothing is stale in the first session");
-/// retention.disconnected(lost);
-/// assert!(retention.replay_complete(Some(7)), "the same zebra");
-/// retention.disconnected(lost);
-/// assert!(!retention.replay_complete(Some(8)), "another zebra");
-/// assert!(!retention.tick(lost + Duration::from_secs(299)));
-/// assert!(retention.tick(lost + Duration::from_secs(300)));
+/// let start = Instant::now();
+/// let later = |seconds| start + Duration::from_secs(seconds);
+/// let retention = Retention::For(Duration::from_secs(300));
+///
+/// // A consumer that knows nothing of zebra 7, whose first replay ends at second 5.
+/// let mut feed = Feed::new(start, None);
+/// feed.connected(start);
+/// feed.seen_pid(7);
+/// feed.replay_complete(later(5));
+/// feed.synchronized(); // nothing is stale in the first session
+///
+/// feed.disconnected(later(10));
+/// assert_eq!(feed.hold_until(retention), Some(later(310)));
+/// feed.connected(later(13));
+/// feed.seen_pid(7);
+/// feed.replay_complete(later(20));
+/// assert_eq!(feed.hold_until(retention), Some(later(20)), "the same zebra: sweep now");
+/// feed.synchronized();
+/// assert_eq!(feed.hold_until(retention), None, "nothing is held");
+///
+/// feed.disconnected(later(30));
+/// feed.connected(later(40));
+/// feed.seen_pid(8);
+/// feed.replay_complete(later(50));
+/// assert_eq!(feed.hold_until(retention), Some(later(330)), "another zebra: BGP may still converge");
 /// ```
 #[derive(Debug, Clone)]
-pub struct Retention {
-    retain: Option<Duration>,
+pub struct Feed {
+    state: FeedState,
+    /// `nlmsg_pid` of the zebra whose state is held whole.
+    synced_pid: Option<u32>,
+    /// `nlmsg_pid` of this session.
     pid: Option<u32>,
-    /// When the last session ended, while its routes are stale.
-    lost: Option<Instant>,
+    /// When the consumer last stopped holding a whole, live copy.
+    lost_at: Option<Instant>,
+    ever_connected: bool,
 }
 
-impl Retention {
-    /// Keeps stale routes for so long; `None` keeps them until a zebra has replayed.
+impl Feed {
+    /// At the consumer's start; `synced_pid` is the zebra whose state an earlier consumer held whole, if it left that.
     #[must_use]
-    pub fn new(retain: Option<Duration>) -> Self {
-        Self { retain, pid: None, lost: None }
+    pub fn new(now: Instant, synced_pid: Option<u32>) -> Self {
+        Self { state: FeedState::Lost(now), synced_pid, pid: None, lost_at: Some(now), ever_connected: false }
+    }
+
+    /// Where the session stands.
+    #[must_use]
+    pub fn state(&self) -> FeedState {
+        self.state
+    }
+
+    /// The zebra whose routes are held whole, for the next consumer.
+    #[must_use]
+    pub fn synced_pid(&self) -> Option<u32> {
+        self.synced_pid
+    }
+
+    /// A session began.
+    pub fn connected(&mut self, now: Instant) {
+        self.lost_at.get_or_insert(now);
+        self.state = FeedState::Replay(now);
+        self.pid = None;
+        self.ever_connected = true;
+    }
+
+    /// A message named zebra's netlink port (`nlmsg_pid`). Protobuf has none: then zebra counts as restarted.
+    pub fn seen_pid(&mut self, pid: u32) {
+        self.pid.get_or_insert(pid);
+    }
+
+    /// The replay went quiet.
+    pub fn replay_complete(&mut self, now: Instant) {
+        if let FeedState::Replay(_) = self.state {
+            self.state = FeedState::Complete(now);
+        }
     }
 
     /// The session ended.
     pub fn disconnected(&mut self, now: Instant) {
-        self.lost = Some(now);
+        self.lost_at.get_or_insert(now);
+        self.state = FeedState::Lost(now);
     }
 
-    /// The replay of the session with this `nlmsg_pid` is complete: tells whether to sweep.
-    #[must_use]
-    pub fn replay_complete(&mut self, pid: Option<u32>) -> bool {
-        let same_zebra = pid.is_some() && self.pid == pid;
-        self.pid = pid;
-        let sweep = self.lost.is_some() && (same_zebra || self.retain.is_none());
-        if sweep {
-            self.lost = None;
+    /// All was swept: what the consumer holds is this zebra's whole state.
+    pub fn synchronized(&mut self) {
+        if !matches!(self.state, FeedState::Lost(_)) {
+            self.synced_pid = self.pid;
+            self.lost_at = None;
         }
-        sweep
     }
 
-    /// Time passed: tells whether to sweep.
+    /// Whether nothing is held for lack of a whole replay.
     #[must_use]
-    pub fn tick(&mut self, now: Instant) -> bool {
-        let sweep = self.deadline().is_some_and(|deadline| now >= deadline);
-        if sweep {
-            self.lost = None;
+    pub fn is_synchronized(&self) -> bool {
+        self.lost_at.is_none()
+    }
+
+    /// When what was not announced again is to be swept; `None`: not by time.
+    #[must_use]
+    pub fn hold_until(&self, retention: Retention) -> Option<Instant> {
+        let lost_at = self.lost_at?;
+        let same_zebra = self.pid.is_some() && self.pid == self.synced_pid;
+        if let FeedState::Complete(at) = self.state
+            && same_zebra
+        {
+            return Some(at);
         }
-        sweep
-    }
-
-    /// When to call [`Self::tick`], if nothing else happens before.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.lost?.checked_add(self.retain?)
+        match retention {
+            Retention::Withdraw if self.ever_connected => Some(lost_at),
+            Retention::Withdraw => lost_at.checked_add(START_GRACE),
+            Retention::For(timeout) => lost_at.checked_add(timeout),
+            Retention::Forever => match self.state {
+                FeedState::Complete(at) => at.checked_add(GRACE),
+                _ => None,
+            },
+        }
     }
 }
 

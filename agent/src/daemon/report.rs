@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use zebra_fpm::Update;
 use zebra_fpm::netlink::FeedbackUnsupported;
 use zebra_fpm::server::EventReceiver;
+use zebra_fpm::session::FeedState;
 
 use super::observed::answers;
 use super::{Agent, manifests::Manifests};
@@ -16,7 +17,7 @@ use crate::intent;
 use crate::intent::types::Vrf;
 use crate::metrics::{self, Condition, Kind, Metrics, Operation, Reason, ReloadResult, Table};
 use crate::model::ops::{BatchDone, RouteOp};
-use crate::reconcile::{Counts, FeedState, TableCounts};
+use crate::reconcile::{Counts, TableCounts};
 use crate::status::reason::{self, condition};
 
 /// Entries of bounded lists in the status.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use zebra_fpm::session::Retention;
 
 pub use crate::api::{
     AutoProtect, Band, DefaultRoute, DefaultRouteGuard, HashPolicy, OnLimit, Protocol as PolicyProtocol,
@@ -300,6 +301,16 @@ pub enum FeedLoss {
     Retain(Option<Duration>),
     /// Withdraw at the disconnect.
     Withdraw,
+}
+
+impl From<FeedLoss> for Retention {
+    fn from(policy: FeedLoss) -> Self {
+        match policy {
+            FeedLoss::Retain(Some(timeout)) => Self::For(timeout),
+            FeedLoss::Retain(None) => Self::Forever,
+            FeedLoss::Withdraw => Self::Withdraw,
+        }
+    }
 }
 
 /// One match of a `TrafficPolicy` rule: selectors already multiplied out to single prefixes of one family.

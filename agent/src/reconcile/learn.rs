@@ -6,8 +6,9 @@ use std::time::Instant;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 use zebra_fpm::Update;
+use zebra_fpm::session::{FeedState, Retention};
 
-use super::{ADOPTED, Engine, FeedState, Key};
+use super::{ADOPTED, Engine, Key};
 use crate::plan::sibling;
 use crate::rib::Change;
 
@@ -105,7 +106,8 @@ impl Engine {
     pub(super) fn release_holds(&mut self, now: Instant) {
         let mut released = BTreeSet::new();
         for (index, import) in self.plan.imports.iter().enumerate() {
-            let due = self.feed.hold_until(import.import.on_feed_loss).is_some_and(|until| now >= until);
+            let due =
+                self.feed.hold_until(import.import.on_feed_loss.into()).is_some_and(|until| now >= until);
             if let Some(held) = self.held.get_mut(index)
                 && *held
                 && due
@@ -125,8 +127,7 @@ impl Engine {
                 .collect();
             self.mark(keys, now);
         }
-        let whole =
-            self.feed.hold_until(crate::intent::types::FeedLoss::Retain(None)).is_some_and(|at| now >= at);
+        let whole = self.feed.hold_until(Retention::Forever).is_some_and(|at| now >= at);
         let complete = matches!(self.feed.state(), FeedState::Complete(_));
         let imports_done = !self.held.is_empty() && self.held.iter().all(|held| !held);
         if complete && !self.feed.is_synchronized() && (imports_done || (self.held.is_empty() && whole)) {

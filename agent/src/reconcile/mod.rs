@@ -8,7 +8,6 @@
 mod audit;
 mod bodies;
 mod evaluate;
-mod feed;
 mod feedback;
 mod learn;
 mod nexthops;
@@ -25,11 +24,11 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
+use zebra_fpm::session::Feed;
 
 pub use self::audit::Audit;
 use self::bodies::{Bodies, BodySlot};
 use self::evaluate::Outcome;
-pub use self::feed::{Feed, FeedState};
 use self::feedback::Answers;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
@@ -392,7 +391,7 @@ impl Engine {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let holds = self.plan.imports.iter().zip(&self.held).filter(|(_, held)| **held);
-        let holds = holds.filter_map(|(import, _)| self.feed.hold_until(import.import.on_feed_loss));
+        let holds = holds.filter_map(|(import, _)| self.feed.hold_until(import.import.on_feed_loss.into()));
         let retries = self.failures.values().map(|failure| failure.retry_at);
         holds.chain(retries).chain(self.nexthop_retry).min()
     }

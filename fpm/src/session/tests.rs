@@ -55,36 +55,68 @@ proptest! {
     }
 }
 
+/// A feed that lost a whole copy of zebra 1 at second 0.
+fn lost(start: Instant) -> Feed {
+    let mut feed = Feed::new(start, Some(1));
+    feed.connected(start);
+    feed.seen_pid(1);
+    feed.replay_complete(start);
+    feed.synchronized();
+    feed.disconnected(start);
+    feed
+}
+
+const MINUTE: Retention = Retention::For(Duration::from_secs(60));
+
 #[test]
 fn a_restarted_zebra_gets_time_and_a_lost_one_loses_its_routes() {
     let start = Instant::now();
-    let mut retention = Retention::new(Some(Duration::from_secs(60)));
-    assert_eq!(retention.deadline(), None);
-    assert!(!retention.replay_complete(Some(1)));
-    retention.disconnected(start);
-    assert_eq!(retention.deadline(), Some(seconds(start, 60)));
-    assert!(!retention.replay_complete(Some(2)), "restarted");
-    retention.disconnected(seconds(start, 30));
-    assert!(retention.replay_complete(Some(2)), "this one lived");
-    assert_eq!(retention.deadline(), None);
-    retention.disconnected(seconds(start, 100));
-    assert!(retention.tick(seconds(start, 160)) && !retention.tick(seconds(start, 400)));
+    let mut feed = lost(start);
+    assert_eq!(feed.hold_until(MINUTE), Some(seconds(start, 60)));
+    assert_eq!(feed.hold_until(Retention::Withdraw), Some(start));
+    feed.connected(seconds(start, 10));
+    feed.seen_pid(2);
+    feed.replay_complete(seconds(start, 20));
+    assert_eq!(feed.hold_until(MINUTE), Some(seconds(start, 60)), "restarted: what it has not said may come");
+    feed.disconnected(seconds(start, 30));
+    assert_eq!(feed.hold_until(MINUTE), Some(seconds(start, 60)), "a loss after a loss gives no more time");
+    feed.connected(seconds(start, 40));
+    feed.seen_pid(1);
+    feed.replay_complete(seconds(start, 50));
+    assert_eq!(feed.hold_until(MINUTE), Some(seconds(start, 50)), "the zebra that we had whole");
+    feed.synchronized();
+    assert!(feed.is_synchronized() && feed.synced_pid() == Some(1));
 }
 
 #[test]
 fn protobuf_never_tells_that_zebra_lived() {
     let start = Instant::now();
-    let mut retention = Retention::new(Some(Duration::from_secs(60)));
-    assert!(!retention.replay_complete(None));
-    retention.disconnected(start);
-    assert!(!retention.replay_complete(None));
-    assert!(retention.tick(seconds(start, 60)));
+    let mut feed = Feed::new(start, None);
+    for replay in [10, 20] {
+        feed.connected(seconds(start, replay - 5));
+        feed.replay_complete(seconds(start, replay));
+        assert_eq!(feed.hold_until(MINUTE), Some(seconds(start, 60)));
+    }
 }
 
 #[test]
-fn kept_for_ever_means_until_the_next_replay() {
-    let mut retention = Retention::new(None);
-    retention.disconnected(Instant::now());
-    assert_eq!(retention.deadline(), None);
-    assert!(retention.replay_complete(Some(9)));
+fn kept_for_ever_means_until_a_new_zebra_had_its_time() {
+    let start = Instant::now();
+    let mut feed = lost(start);
+    assert_eq!(feed.hold_until(Retention::Forever), None);
+    feed.connected(start);
+    feed.seen_pid(9);
+    assert_eq!(feed.hold_until(Retention::Forever), None);
+    feed.replay_complete(seconds(start, 10));
+    assert_eq!(feed.hold_until(Retention::Forever), Some(seconds(start, 10) + GRACE));
+}
+
+#[test]
+fn at_the_start_even_a_consumer_that_withdraws_waits_for_zebra() {
+    let start = Instant::now();
+    let feed = Feed::new(start, None);
+    assert_eq!(feed.hold_until(Retention::Withdraw), Some(start + START_GRACE));
+    let mut synchronized = feed;
+    synchronized.synchronized();
+    assert!(!synchronized.is_synchronized(), "there is no session");
 }
