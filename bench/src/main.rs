@@ -2,6 +2,8 @@
 //!
 //! Exit status: 0 when every bar is reached, 2 when one is not, 1 when something failed.
 
+mod allocations;
+mod decode;
 mod machine;
 mod report;
 mod routes;
@@ -25,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// From FPM bytes to typed updates, beside a copy of the bytes
+    Fpm(decode::DecodeArgs),
     /// From FPM bytes to the kernel's FIB and back, beside a bare netlink writer and zebra
     Routes(routes::RoutesArgs),
     /// What steering costs a packet, beside the prototype, nothing at all, and a conntrack mark
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
 
 fn run(bench: &Bench) -> Result<bool> {
     let (name, common, bars) = match bench {
+        Bench::Fpm(args) => ("fpm", &args.common, decode::BARS),
         Bench::Routes(args) => ("routes", &args.common, routes::BARS),
         Bench::Steering(args) => ("steering", &args.common, steering::bars(args)),
     };
@@ -74,6 +79,7 @@ fn run(bench: &Bench) -> Result<bool> {
     backtrail_lab::catch_interrupts()?;
     let mut report = Report::new(name, bars);
     match bench {
+        Bench::Fpm(args) => decode::run(args, &mut report)?,
         Bench::Routes(args) => routes::run(args, &mut report)?,
         Bench::Steering(args) => steering::run(args, &mut report)?,
     }
@@ -82,6 +88,7 @@ fn run(bench: &Bench) -> Result<bool> {
 
 fn describe(bench: &Bench) -> String {
     match bench {
+        Bench::Fpm(args) => decode::describe(args),
         Bench::Routes(args) => routes::describe(args),
         Bench::Steering(args) => steering::describe(args),
     }

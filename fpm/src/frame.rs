@@ -117,7 +117,8 @@ pub enum FrameErrorCause {
 
 /// Cuts a byte stream into frames, however its bytes are split over reads.
 ///
-/// Its memory is bounded by the largest frame and the size of one read.
+/// Its memory is bounded by twice what was added and not taken: with all frames taken between two reads, by the largest
+/// frame and the size of a read, twice.
 ///
 /// ```
 /// use zebra_fpm::frame::{Encoding, FrameDecoder, write_frame};
@@ -240,9 +241,13 @@ impl FrameDecoder {
         FrameError { offset: self.offset, cause }
     }
 
+    /// Makes room once half of the buffer was handed out: however few frames are taken between two reads, a byte is moved
+    /// once for each time that as many were handed out.
     fn compact(&mut self) {
-        self.buffer.drain(..self.consumed);
-        self.consumed = 0;
+        if self.consumed * 2 >= self.buffer.len() {
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+        }
     }
 }
 

@@ -50,7 +50,30 @@
 //! ```
 //!
 //! Without the server, [`Decoder`] turns bytes from anywhere into updates; [`netlink::encode`] turns updates
-//! into what zebra would have sent.
+//! into what zebra would have sent:
+//!
+//! ```
+//! use zebra_fpm::frame::{Encoding, write_frame};
+//! use zebra_fpm::{Decoder, NexthopId, Protocol, Route, RouteKey, TableId, Update, netlink};
+//!
+//! let key = RouteKey::new(TableId(5000), "100.64.1.0/24".parse()?);
+//! let update = Update::Route(Route::by_nexthop(key, Protocol::BGP, NexthopId(15)));
+//! let mut bytes = Vec::new();
+//! write_frame(Encoding::Netlink, &mut bytes, |payload| netlink::encode(&update, 0, payload))?;
+//!
+//! let mut decoder = Decoder::new();
+//! let mut updates = Vec::new();
+//! decoder.frames().extend(&bytes);
+//! while let Some(frame) = decoder.next_frame(&mut updates)? {
+//!     assert_eq!((frame.offset, frame.unknown_attributes), (0, 0));
+//! }
+//! decoder.finish()?;
+//! assert_eq!(updates, [update]);
+//! assert_eq!(updates[0].to_string(), "100.64.1.0/24 table 5000 nhid 15 proto bgp metric 20");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The README and `examples/table.rs` show a consumer that survives restarts, and feedback to zebra.
 
 mod codec;
 mod display;
@@ -58,6 +81,11 @@ mod json;
 mod queue;
 mod types;
 mod update;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod frame;
 pub mod netlink;

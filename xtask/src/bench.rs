@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: builds what is measured, and measures it.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -25,11 +25,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         let status = command.status().context("cannot start cargo")?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    tools::install(tools::LAB)?;
-    tools::install(tools::TESTS)?;
-    cargo::build(&["-p", "backtrail", "-p", "backtrail-bench", "--release"])?;
     let built = cargo::target_dir()?;
-    let mut command = tools::privileged(built.join("release/backtrail-bench"));
+    let program = built.join("release/backtrail-bench");
+    let mut command = if told("fpm") {
+        // Decoding alone: no agent, no lab, no root.
+        cargo::build(&["-p", "backtrail-bench", "--release"])?;
+        Command::new(program)
+    } else {
+        tools::install(tools::LAB)?;
+        tools::install(tools::TESTS)?;
+        cargo::build(&["-p", "backtrail", "-p", "backtrail-bench", "--release"])?;
+        tools::privileged(program)
+    };
     command.args(&args.arguments).arg("--agent").arg(built.join("release/backtrail"));
     command.arg("--out").arg(built.join("bench"));
     let status = command.status().context("cannot start the benchmark")?;

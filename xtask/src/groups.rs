@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::test::{Tally, counted};
-use crate::{cargo, crds, deploy, docs, ebpf, tools};
+use crate::{cargo, crds, deploy, docs, ebpf, fuzz, tools};
 
 /// Seconds that one test program may take.
 const LIMIT: &str = "1200";
@@ -19,6 +19,7 @@ pub(crate) fn unit() -> Result<Tally> {
     tally += Tally::check("all-in-one manifest", manifest_is_current());
     tally += counted("unit", cargo::command().args(["test", "--quiet", "--workspace", "--no-fail-fast"]))?;
     tally += docs::run()?;
+    tally += fuzz::brief();
     Ok(tally)
 }
 
@@ -49,6 +50,7 @@ fn cargo_passes(arguments: &[&str]) -> Result<()> {
 fn dependencies() -> Tally {
     let there = cargo::command().args(["deny", "--version"]).output().is_ok_and(|out| out.status.success());
     if !there {
+        // Building it takes longer than all tests, and no package registry has one that is new enough.
         return Tally::skip("cargo deny", "not installed: cargo install --locked cargo-deny");
     }
     Tally::check("cargo deny", cargo_passes(&["deny", "check", "bans", "licenses", "sources"]))

@@ -7,6 +7,7 @@ mod demo;
 mod deploy;
 mod docs;
 mod ebpf;
+mod fuzz;
 mod groups;
 mod image;
 mod program;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::TestArgs),
     /// Build the tc programs, or check that the committed object is the source's
     Ebpf(ebpf::EbpfArgs),
+    /// Feed the decoders of foreign bytes with mutated input, and report what breaks them
+    Fuzz(fuzz::FuzzArgs),
     /// Write the CRDs of agent/src/api into deploy/crds
     Crds(crds::CrdsArgs),
     /// Write deploy/backtrail.yaml from the kustomize base
@@ -44,7 +47,7 @@ enum Task {
     /// The first process of such a machine
     #[command(hide = true)]
     VmGuest,
-    /// Run a benchmark with its baselines: `routes`, `steering`
+    /// Run a benchmark with its baselines: `fpm`, `routes`, `steering`
     Bench(bench::BenchArgs),
 }
 
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Crds(args) => crds::run(&args),
         Task::Deploy(args) => deploy::run(&args),
         Task::Image(args) => image::run(&args),

@@ -37,6 +37,8 @@ pub(crate) const TESTS: &[Tool] = &[
     Tool { program: "mmdebstrap", packages: &["mmdebstrap"], required: false },
     Tool { program: "runc", packages: &["runc"], required: false },
     Tool { program: "umoci", packages: &["umoci"], required: false },
+    // libFuzzer is C++.
+    Tool { program: "c++", packages: &["g++"], required: false },
 ];
 
 /// What virtual machines need beyond [`LAB`] and [`TESTS`].

@@ -158,6 +158,8 @@ impl<'a> Iterator for Attributes<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        #[cfg(test)]
+        super::tests::STEPS.with(|steps| steps.set(steps.get() + 1));
         let &[len0, len1, kind0, kind1, ..] = self.rest else {
             return None;
         };

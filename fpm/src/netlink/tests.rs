@@ -9,6 +9,11 @@ use crate::update::{
     Seg6LocalAction, Target, Update,
 };
 
+thread_local! {
+    /// Attributes that were looked at, with the ends of lists.
+    pub(super) static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 const NEWROUTE: u16 = 24;
 const DELROUTE: u16 = 25;
 const NEWNEIGH: u16 = 28;
@@ -267,5 +272,62 @@ fn feedback_works_where_zebra_reads_it() {
         [(8, 4, false), (8, 5, true), (10, 2, true), (10, 3, false), (10, 4, true), (11, 0, true)]
     {
         assert_eq!(feedback_support(major, minor).is_ok(), works, "{major}.{minor}");
+    }
+}
+
+/// How many attributes a message makes the decoder look at.
+fn steps_of(nlmsg_type: u16, body: &[u8]) -> usize {
+    STEPS.with(|steps| steps.set(0));
+    // Whatever it is: what counts is the work.
+    let _ = decode_message(nlmsg_type, body);
+    STEPS.with(std::cell::Cell::get)
+}
+
+/// Each attribute is looked at once, at its level: counted, for a clock would tell of the machine.
+#[test]
+fn the_work_is_linear_in_the_length() {
+    type Make = fn(usize) -> (u16, Vec<u8>);
+    let messages: [Make; 5] = [
+        |n| (NEWROUTE, [rtmsg(2, 0, 254, 1, 0), number(6, 20).repeat(n)].concat()),
+        |n| {
+            (
+                NEWROUTE,
+                [
+                    rtmsg(10, 0, 254, 1, 0),
+                    attribute(9, &[&[16, 0, 0, 0, 2, 0, 0, 0][..], &number(5, 1)].concat().repeat(n)),
+                ]
+                .concat(),
+            )
+        },
+        |n| {
+            (
+                NEWROUTE,
+                [rtmsg(2, 0, 254, 1, 0), attribute(21, &[7, 0]), attribute(22, &number(3, 9).repeat(n))]
+                    .concat(),
+            )
+        },
+        |n| {
+            (
+                NEWNEXTHOP,
+                [
+                    vec![0; 8],
+                    number(1, 1),
+                    attribute(2, &[7; 8].repeat(n)),
+                    attribute(12, &number(2, 1).repeat(n)),
+                ]
+                .concat(),
+            )
+        },
+        |n| (NEWNEIGH, [vec![7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], number(9, 1).repeat(n)].concat()),
+    ];
+    for (at, make) in messages.into_iter().enumerate() {
+        for count in [500, 2000] {
+            let (nlmsg_type, body) = make(count);
+            let steps = steps_of(nlmsg_type, &body);
+            assert!(
+                steps >= count && steps <= 2 * count + 20,
+                "message {at}: {steps} steps for {count} parts"
+            );
+        }
     }
 }

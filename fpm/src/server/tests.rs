@@ -254,6 +254,45 @@ async fn the_socket_is_read_while_the_consumer_is_busy() {
     Server::bind(addr, ServerOptions::default()).expect("the address is free again");
 }
 
+/// A consumer that takes nothing for as long as zebra writes: thirty times the same table, changed each time.
+#[tokio::test]
+async fn a_slow_consumer_holds_zebra_up_no_more_than_it_loses_a_route() {
+    const KEYS: u32 = 20_000;
+    const ROUNDS: u32 = 30;
+    /// What the queue keeps of a route: itself and its place in an index that may be half empty, both in lists that grow by doubling.
+    const BYTES_PER_KEY: usize = 2 * size_of::<Update>() + 4 * 64;
+    let (server, mut events) = bind(ServerOptions::default());
+    let mut zebra = std::net::TcpStream::connect(server.local_addr()).unwrap();
+    // Writing would fail, not wait, if the socket were not read.
+    zebra.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut sent = 0;
+    for round in 1..=ROUNDS {
+        let withdrawn = |n: u32| n % 7 == round % 7;
+        let delete = |n| Update::RouteDel(RouteDel { key: key(n), protocol: None, metric: None });
+        let updates = (0..KEYS).map(|n| if withdrawn(n) { delete(n) } else { route(n, round) });
+        let frames: Vec<u8> = updates.flat_map(|update| frame(&[update])).collect();
+        sent += frames.len();
+        io::Write::write_all(&mut zebra, &frames).unwrap();
+    }
+    drop(zebra);
+    assert!(sent > 30 << 20, "more than any socket holds: {sent} bytes");
+    let seen = until(&mut events, |event| matches!(event, Event::Disconnected { .. })).await;
+    let mut table = std::collections::BTreeMap::new();
+    for update in updates_of(&seen) {
+        match update {
+            Update::Route(route) => drop(table.insert(route.key, route)),
+            Update::RouteDel(route) => drop(table.remove(&route.key)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let expected = (0..KEYS).filter(|n| n % 7 != ROUNDS % 7).map(|n| route(n, ROUNDS));
+    assert_eq!(table.into_values().map(Update::Route).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    let stats = events.stats();
+    // What was still in the socket came when the consumer was awake again.
+    assert!(stats.coalesced > u64::from(KEYS * ROUNDS / 2), "{stats:?}");
+    assert!(stats.peak_pending_bytes < KEYS as usize * BYTES_PER_KEY, "{stats:?}");
+}
+
 #[test]
 fn peers_elsewhere_need_a_listener_elsewhere() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
