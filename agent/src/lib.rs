@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod explain;
 mod host;
 pub mod intent;
 pub mod kernel;

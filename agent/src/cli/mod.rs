@@ -6,6 +6,7 @@
 pub mod agent;
 mod cleanup;
 mod doctor;
+mod explain;
 mod fpm;
 mod output;
 pub mod plugin;
@@ -67,6 +68,8 @@ pub enum Other {
     Routes(query::RoutesArgs),
     /// Print the flow table: client, service, interface, age, packets steered
     Flows(query::FlowsArgs),
+    /// Tell which way a packet takes, why, and whether the kernel agrees
+    Explain(explain::ExplainArgs),
     /// Stop all writing to the kernel until `resume`, over restarts too
     Pause(query::PauseArgs),
     /// Write again, beginning with what differs
@@ -108,6 +111,7 @@ pub fn run(global: &Global, command: Other, out: &mut dyn Write) -> anyhow::Resu
         Other::Status => status::status(global, out),
         Other::Routes(args) => query::routes(global, args, out),
         Other::Flows(args) => query::flows(global, &args, out),
+        Other::Explain(args) => explain::explain(global, &args, out),
         Other::Pause(args) => query::pause(global, args, out),
         Other::Resume => query::resume(global, out),
         Other::Doctor(args) => doctor::doctor(global, &args, out),

@@ -224,7 +224,7 @@ fn list<T: Serialize>(
     Ok(Outcome::Ok)
 }
 
-fn route_cells(row: &RouteRow) -> Vec<String> {
+pub(super) fn route_cells(row: &RouteRow) -> Vec<String> {
     vec![
         row.table.to_string(),
         or_dash(row.vrf.as_deref()),

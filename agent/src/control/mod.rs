@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ApplyStatus, NodeRoutingStateStatus};
+use crate::explain::{Explanation, Target};
 
 pub use crate::status::rows::{
     Change, EventKind, EventRow, FlowOrigin, FlowRow, NexthopRow, PlanRow, RouteRow, RouteState,
@@ -70,6 +71,13 @@ pub enum Request {
     Plan {
         /// Manifests to plan with instead of those in force; an absolute path that the agent reads.
         config: Option<PathBuf>,
+    },
+    /// Which way a packet takes, and why.
+    Explain {
+        /// The packet, or the prefix.
+        target: Target,
+        /// The interface that a flow's first packet comes in by.
+        iif: Option<String>,
     },
     /// Write nothing any more, over restarts too.
     Pause {
@@ -135,6 +143,8 @@ pub enum Response {
     /// To [`Request::Plan`]: every change, in the order in which the agent would make it; cut at [`MAX_PAGE`] rows
     /// (`total` counts all, `next` is always `None`).
     Plan(Page<PlanRow>),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
     /// To [`Request::Pause`], when nothing is under way any more, and to [`Request::Resume`].
     Apply(ApplyStatus),
     /// The request cannot be answered; for a person: what is wrong and what to do.

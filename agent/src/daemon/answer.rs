@@ -1,7 +1,5 @@
 //! Answers to clients of the control socket.
 
-use std::collections::BTreeMap;
-
 use ipnet::IpNet;
 
 use super::{Agent, report};
@@ -21,7 +19,7 @@ pub(super) fn answer(agent: &mut Agent, request: Request) -> Response {
         Request::Routes { vrf, prefix, page } => routes(agent, vrf.as_deref(), prefix, page),
         Request::Flows { page } => flows(agent, page),
         // These take their time: the daemon answers them itself.
-        Request::Pause { .. } | Request::Resume | Request::Events { .. } => {
+        Request::Explain { .. } | Request::Pause { .. } | Request::Resume | Request::Events { .. } => {
             Response::Error("not a question".to_owned())
         }
         Request::Plan { config } => {
@@ -46,12 +44,10 @@ pub(super) struct Listing {
 }
 
 fn routes(agent: &mut Agent, vrf: Option<&str>, prefix: Option<IpNet>, page: PageRequest) -> Response {
-    let names: BTreeMap<u32, String> =
-        agent.intent.vrfs.iter().map(|vrf| (vrf.table, vrf.name.clone())).collect();
     let listing =
         agent.listing.take().filter(|it| page.cursor > 0 && it.vrf.as_deref() == vrf && it.prefix == prefix);
     let listing = listing.unwrap_or_else(|| {
-        let of_vrf = |table| vrf.is_none_or(|vrf| names.get(&table).is_some_and(|name| name == vrf));
+        let of_vrf = |table| vrf.is_none_or(|vrf| vrf_name(agent, table) == Some(vrf));
         let wanted =
             |table, route: &IpNet| of_vrf(table) && prefix.is_none_or(|prefix| prefix.contains(route));
         Listing { routes: agent.engine.list_routes(wanted), vrf: vrf.map(str::to_owned), prefix }
@@ -59,15 +55,18 @@ fn routes(agent: &mut Agent, vrf: Option<&str>, prefix: Option<IpNet>, page: Pag
     let skip = usize::try_from(page.cursor).unwrap_or(usize::MAX);
     let limit = page.limit.min(MAX_PAGE) as usize;
     let (views, next) = agent.engine.route_rows(&listing.routes, skip, limit);
-    let protocol = agent.intent.config.route_protocol;
-    let rows = views.into_iter().map(|view| row(agent, &names, view, protocol)).collect();
+    let rows = views.into_iter().map(|view| row(agent, view)).collect();
     let total = listing.routes.len() as u64;
     // A client that stops asking leaves its list behind; the next question takes its place.
     agent.listing = next.is_some().then_some(listing);
     Response::Routes(Page { rows, total, next: next.map(|next| next as u64) })
 }
 
-fn row(agent: &Agent, names: &BTreeMap<u32, String>, view: RouteView, own: u8) -> RouteRow {
+fn vrf_name(agent: &Agent, table: u32) -> Option<&str> {
+    agent.intent.vrfs.iter().find(|vrf| vrf.table == table).map(|vrf| vrf.name.as_str())
+}
+
+pub(super) fn row(agent: &Agent, view: RouteView) -> RouteRow {
     let nexthop = |hop: &Hop, weight: u32| NexthopRow {
         via: hop.gateway,
         dev: agent.observed.name(hop.ifindex).map_or_else(|| format!("if{}", hop.ifindex), str::to_owned),
@@ -75,14 +74,14 @@ fn row(agent: &Agent, names: &BTreeMap<u32, String>, view: RouteView, own: u8) -
     };
     RouteRow {
         table: view.table,
-        vrf: names.get(&view.table).cloned(),
+        vrf: vrf_name(agent, view.table).map(str::to_owned),
         prefix: view.prefix,
         state: view.state,
         reason: view.reason.to_owned(),
         owner: view.owner,
         nexthops: view.nexthops.iter().map(|(hop, weight)| nexthop(hop, *weight)).collect(),
         metric: view.metric.unwrap_or_default(),
-        protocol: view.protocol.unwrap_or(own),
+        protocol: view.protocol.unwrap_or(agent.intent.config.route_protocol),
     }
 }
 

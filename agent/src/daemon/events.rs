@@ -213,6 +213,7 @@ impl Agent {
             Request::Events { after } => {
                 return self.followers.ask(after, call.reply, &mut self.steering);
             }
+            Request::Explain { target, iif } => return self.explain(target, iif.as_deref(), call.reply),
             request => answer::answer(self, request),
         };
         // The client may have gone.

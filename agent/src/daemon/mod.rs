@@ -9,6 +9,7 @@ mod apply;
 mod backoff;
 mod environment;
 mod events;
+mod explain;
 mod feedback;
 mod follow;
 mod frr;

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -252,6 +253,12 @@ impl Steerer {
     /// See [`Steering::suppressed_events`].
     pub(super) fn suppressed_events(&self) -> u64 {
         self.edge().and_then(|edge| edge.suppressed_events().ok()).unwrap_or_default()
+    }
+
+    /// What the flow table knows of one flow.
+    pub(super) fn flow(&self, protocol: u8, client: SocketAddr, service: SocketAddr) -> Option<FlowEntry> {
+        let found = self.edge()?.flow(protocol, client, service);
+        found.inspect_err(|error| tracing::warn!(%error, "a flow cannot be looked up")).ok().flatten()
     }
 
     fn entries(&self) -> u64 {

@@ -207,12 +207,7 @@ impl Engine {
             }
         }
         for (table, prefix, learned) in self.rib.iter() {
-            let taken = self.plan.imports_from(table).any(|(index, import)| {
-                import.import.program
-                    && import.blocked.is_none()
-                    && self.rejection(import, index, &prefix, learned).is_none()
-            });
-            if !taken && wanted(table, &prefix) {
+            if !self.is_taken(table, &prefix, learned) && wanted(table, &prefix) {
                 keys.push(ListedRoute { table, prefix, metric: None });
             }
         }
@@ -232,6 +227,39 @@ impl Engine {
             None => self.learned_row(route.table, route.prefix),
         });
         (rows.collect(), (next < list.0.len() && !page.is_empty()).then_some(next))
+    }
+
+    /// What covers a prefix, or is it: of ours and learned, most specific first. Costs a look for each length and table.
+    #[must_use]
+    pub fn routes_covering(&self, prefix: &IpNet) -> Vec<RouteView> {
+        let mut rows = Vec::new();
+        for length in (0..=prefix.prefix_len()).rev() {
+            let Ok(covering) = IpNet::new(prefix.network(), length).map(|net| net.trunc()) else { continue };
+            for &(table, metric) in &self.targets {
+                let key = RouteKey { table, prefix: covering, metric };
+                let known = self.target_index.get(&(table, metric)).is_some_and(|target| {
+                    let key = (*target, covering);
+                    self.entries.get(key.0, &key.1).is_some() || self.failures.contains_key(&key)
+                });
+                rows.extend(known.then(|| self.own_row(key)).flatten());
+            }
+            for table in self.rib.tables().keys() {
+                let Some(learned) = self.rib.get(*table, &covering) else { continue };
+                if !self.is_taken(*table, &covering, &learned) {
+                    rows.extend(self.learned_row(*table, covering));
+                }
+            }
+        }
+        rows
+    }
+
+    /// Whether an import takes a learned route.
+    fn is_taken(&self, table: u32, prefix: &IpNet, learned: &Learned) -> bool {
+        self.plan.imports_from(table).any(|(index, import)| {
+            import.import.program
+                && import.blocked.is_none()
+                && self.rejection(import, index, prefix, learned).is_none()
+        })
     }
 
     fn own_row(&self, key: RouteKey) -> Option<RouteView> {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 
 use aya::Pod;
-use aya::maps::MapData;
-use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, Globals};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, FlowKey6, Globals};
 use serde::Serialize;
 
 use super::{SteeringError, layout, sys};
@@ -182,6 +182,33 @@ impl Tables<'_> {
     }
 }
 
+impl Tables<'_> {
+    /// One flow: protocol, client, service, zone.
+    pub(super) fn one(
+        &self,
+        (protocol, client, service, zone): (u8, SocketAddr, SocketAddr, u32),
+        gateway: impl Fn(&Flow) -> Option<IpAddr>,
+    ) -> Result<Option<FlowEntry>, SteeringError> {
+        let (client_port, service_port, proto) = (client.port(), service.port(), u32::from(protocol));
+        match (client.ip(), service.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(service)) => {
+                let (client, service) = (client.octets(), service.octets());
+                let key = FlowKey4 { client, service, client_port, service_port, proto, zone, reserved: 0 };
+                let found = lookup::<V4>(self.flows4, &key)?;
+                Ok(found.map(|value| listed::<V4>(&key, &value, &gateway)))
+            }
+            (IpAddr::V6(client), IpAddr::V6(service)) => {
+                let (client, service) = (client.octets(), service.octets());
+                let key = FlowKey6 { client, service, client_port, service_port, proto, zone, reserved: 0 };
+                let key = key.digest(&self.globals.secret);
+                let found = lookup::<V6>(self.flows6, &key)?.filter(|it| it.is_between(&client, &service));
+                Ok(found.map(|value| listed::<V6>(&key, &value, &gateway)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Adds a batch of a table to a page; returns where the next one begins.
 fn list<E: Entry>(
     table: &MapData,
@@ -191,21 +218,23 @@ fn list<E: Entry>(
     page: &mut Vec<FlowEntry>,
 ) -> Result<Option<u32>, SteeringError> {
     let batch = read::<E>(table, from, room)?;
-    let now = maps::ticks(sys::coarse_nanoseconds());
-    page.extend(batch.entries.iter().map(|(key, value)| {
-        let flow = E::flow(value);
-        FlowEntry {
-            protocol: u8::try_from(E::protocol(key)).unwrap_or_default(),
-            client: E::client(key, value),
-            service: E::service(key, value),
-            ifindex: flow.ifindex,
-            age_seconds: seconds(idle(flow, now)),
-            steered_packets: flow.steered,
-            gateway: gateway(flow),
-            node_origin: flow.path == maps::PATH_NODE,
-        }
-    }));
+    page.extend(batch.entries.iter().map(|(key, value)| listed::<E>(key, value, gateway)));
     Ok(batch.next)
+}
+
+/// An entry as it is listed.
+fn listed<E: Entry>(key: &E::Key, value: &E::Value, gateway: &impl Fn(&Flow) -> Option<IpAddr>) -> FlowEntry {
+    let flow = E::flow(value);
+    FlowEntry {
+        protocol: u8::try_from(E::protocol(key)).unwrap_or_default(),
+        client: E::client(key, value),
+        service: E::service(key, value),
+        ifindex: flow.ifindex,
+        age_seconds: seconds(idle(flow, maps::ticks(sys::coarse_nanoseconds()))),
+        steered_packets: flow.steered,
+        gateway: gateway(flow),
+        node_origin: flow.path == maps::PATH_NODE,
+    }
 }
 
 /// Ticks in seconds.
@@ -224,7 +253,22 @@ fn read<E: Entry>(
     room: u32,
 ) -> Result<sys::Batch<E::Key, E::Value>, SteeringError> {
     let batch = sys::lookup_batch(table.fd().as_fd(), from, room.max(MIN_BATCH));
-    batch.map_err(|source| SteeringError::System { call: "reading the flow table", source })
+    batch.map_err(unread)
+}
+
+fn lookup<E: Entry>(table: &MapData, key: &E::Key) -> Result<Option<E::Value>, SteeringError> {
+    let wrong = || SteeringError::map("read", maps::names::FLOWS);
+    let handle = MapData::from_id(table.info().map_err(wrong())?.id()).map_err(wrong())?;
+    let map = HashMap::<_, E::Key, E::Value>::try_from(Map::LruHashMap(handle)).map_err(wrong())?;
+    match map.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(wrong()(error)),
+    }
+}
+
+fn unread(source: std::io::Error) -> SteeringError {
+    SteeringError::System { call: "reading the flow table", source }
 }
 
 /// Ticks since the last packet of a flow.

@@ -19,6 +19,7 @@ mod table;
 mod tc;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -279,15 +280,37 @@ impl Steering {
     /// # Errors
     /// The kernel refused the read.
     pub fn flows(&self, cursor: u64, limit: u32) -> Result<FlowPage, SteeringError> {
-        let paths = self.loaded.maps.paths.content();
-        let gateway = |flow: &Flow| {
-            let of_path = paths.get(&flow.path).filter(|path| {
+        self.tables().page(cursor, limit, |flow| self.gateway(flow))
+    }
+
+    /// One flow, in whichever zone it is known.
+    ///
+    /// # Errors
+    /// The kernel refused the read.
+    pub fn flow(
+        &self,
+        protocol: u8,
+        client: SocketAddr,
+        service: SocketAddr,
+    ) -> Result<Option<FlowEntry>, SteeringError> {
+        let zones: BTreeSet<u32> =
+            self.loaded.maps.ifaces.content().values().map(|iface| iface.zone).collect();
+        for zone in zones {
+            let found = self.tables().one((protocol, client, service, zone), |flow| self.gateway(flow))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn gateway(&self, flow: &Flow) -> Option<IpAddr> {
+        let path =
+            self.loaded.maps.paths.content().get(&flow.path).filter(|path| {
                 path.kind == backtrail_ebpf_common::maps::PATH_GATEWAY || flow.nexthop.kind == 0
             });
-            let of_path = of_path.and_then(|path| layout::address(path.gateway, path.gateway_family));
-            of_path.or_else(|| flows::resolved(flow))
-        };
-        self.tables().page(cursor, limit, gateway)
+        let of_path = path.and_then(|path| layout::address(path.gateway, path.gateway_family));
+        of_path.or_else(|| flows::resolved(flow))
     }
 
     /// Counters of each interface that has a program, by ifindex, summed over CPUs.
