@@ -4,12 +4,14 @@
 //! audits tell what the kernel holds. What differs stays marked, and is written in one pass afterwards.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Agent, Todo, persist};
+use super::probe::{self, Verdict};
+use super::{Agent, Report, Todo, persist};
 use crate::api::{ApplyState, ApplyStatus, ChangeCounts};
 use crate::control::Response;
 use crate::intent::types::Config;
@@ -139,6 +141,36 @@ impl Agent {
             self.engine.want_audit();
             self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
         }
+    }
+
+    /// Probes a change that is written.
+    pub(super) fn start_probes(&mut self, now: Instant) {
+        if self.is_frozen() {
+            return;
+        }
+        let applied = self.settle_at.is_none() && self.engine.is_idle() && !self.steering.is_opening();
+        let Some(number) = self.trial.due(applied, now) else { return };
+        let (probes, reports) = (self.intent.config.probes.clone(), self.reports.clone());
+        tracing::info!(probes = probes.len(), "the change is written: probing");
+        tokio::spawn(async move {
+            let verdict = probe::probe(probes).await;
+            // The agent may be stopping.
+            drop(reports.send(Report::Probed(number, verdict)).await);
+        });
+    }
+
+    /// The probes' result: the change stays, or the former configuration comes back.
+    pub(super) fn probed(&mut self, number: u64, verdict: &Verdict) {
+        match verdict {
+            Verdict::Passed => tracing::info!("all probes have succeeded"),
+            Verdict::Failed(text) => tracing::error!("probe failed: {text}"),
+            Verdict::Impossible(text) => tracing::warn!("probe cannot be made: {text}"),
+        }
+        let Some(former) = self.trial.probed(number, verdict, &self.intent) else { return };
+        self.metrics.apply.rollbacks.inc();
+        let mut intent = self.manifests.build(&former, Some(&self.intent));
+        self.persisted.keep_ownership(&mut intent);
+        self.put_in_force(intent);
     }
 
     /// Answers those who paused, when what was under way has ended.

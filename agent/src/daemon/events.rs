@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use zebra_fpm::server::{DisconnectReason, Event};
 
+use super::trial::Offer;
 use super::{AUDIT_EVERY, Agent, Report, SURVEY_EVERY, Todo, answer, report};
 use crate::control::{Call, Request};
+use crate::intent::types::Intent;
 use crate::kernel::monitor::Notification;
 use crate::kernel::{KernelError, observe};
 use crate::model::KernelRoute;
@@ -164,6 +166,7 @@ impl Agent {
             Report::AuditEnd(result) => self.audit_ended(result, now),
             Report::FeedbackSupport(epoch, support) => self.feedback_probed(epoch, support),
             Report::Zebra(zebra) => self.frr.seen(zebra),
+            Report::Probed(number, verdict) => self.probed(number, &verdict),
             Report::Survey(result, took) => {
                 self.surveying = false;
                 self.next_survey = now + (took * 20).max(SURVEY_EVERY);
@@ -220,6 +223,18 @@ impl Agent {
         drop(call.reply.send(response));
     }
 
+    /// Puts another intent in force, at the next pass.
+    pub(super) fn put_in_force(&mut self, intent: Intent) {
+        let frozen = self.is_frozen();
+        self.intent = intent;
+        self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
+        if frozen {
+            self.thawed();
+        }
+        self.listen_fpm();
+        self.settle_feedback();
+    }
+
     pub(super) fn reload(&mut self, why: &str) {
         self.frr.look_again(Instant::now());
         let loaded = self.manifests.load(Some(&self.intent)).map(|mut intent| {
@@ -227,18 +242,22 @@ impl Agent {
             intent
         });
         match loaded {
-            Ok(intent) if intent == self.intent => tracing::info!(why, "manifests read: nothing changed"),
-            Ok(intent) => {
-                tracing::info!(why, "manifests read: intent changed");
-                let frozen = self.is_frozen();
-                self.intent = intent;
-                self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
-                if frozen {
-                    self.thawed();
-                }
-                self.listen_fpm();
-                self.settle_feedback();
+            Ok(intent) if intent == self.intent => {
+                tracing::info!(why, "manifests read: nothing changed");
+                self.trial.unchanged();
             }
+            Ok(intent) => match self.trial.offer(self.manifests.loaded(), &intent, Instant::now()) {
+                Offer::Accepted => {
+                    tracing::info!(why, "manifests read: intent changed");
+                    self.put_in_force(intent);
+                }
+                Offer::Refused => {
+                    tracing::warn!(
+                        why,
+                        "manifests read: a probe failed after them, they are not tried again until edited"
+                    );
+                }
+            },
             Err(error) => {
                 tracing::error!(why, "manifests cannot be read, the former ones stay in force: {error:#}");
             }

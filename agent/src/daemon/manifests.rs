@@ -57,6 +57,16 @@ impl Manifests {
         Ok(intent::build(&self.loaded, &self.labels, previous))
     }
 
+    /// What was read last.
+    pub(super) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// What these manifests ask of this node.
+    pub(super) fn build(&self, loaded: &Loaded, previous: Option<&Intent>) -> Intent {
+        intent::build(loaded, &self.labels, previous)
+    }
+
     /// What other manifests would ask for, without putting them in force.
     ///
     /// # Errors

@@ -18,10 +18,12 @@ mod observed;
 mod options;
 mod output;
 mod persist;
+mod probe;
 mod report;
 mod settle;
 mod steer;
 mod survey;
+mod trial;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use self::persist::Persisted;
 pub use self::persist::{Owned, STATE_FILES};
 use self::steer::Steerer;
 use self::survey::Survey;
+use self::trial::Trial;
 use crate::api::ChangeCounts;
 use crate::control::{self, Call, Endpoint, Response};
 use crate::intent::types::Intent;
@@ -90,6 +93,8 @@ enum Report {
     /// Whether the zebra of this session acts on feedback, as far as its version is known.
     FeedbackSupport(Epoch, Result<(), FeedbackUnsupported>),
     Zebra(Zebra),
+    /// Of the trial with this number.
+    Probed(u64, probe::Verdict),
 }
 
 /// What has to be done again.
@@ -154,6 +159,7 @@ struct Agent {
     conditions: ConditionSet,
     persisted: Persisted,
     switch: Switch,
+    trial: Trial,
     /// Routes and rules that would change, while nothing is written.
     would_change: Option<ChangeCounts>,
     /// Who waits for the end of what was under way when the switch was pressed.
@@ -271,6 +277,14 @@ impl Agent {
         let mut intent = manifests.load(None)?;
         let persisted = Persisted::open(&options.state_dir, &intent.config)?;
         persisted.keep_ownership(&mut intent);
+        let mut trial = Trial::open(&options.state_dir);
+        if let Some(former) = trial.start(manifests.loaded(), &intent, now) {
+            tracing::warn!(
+                "the manifests were taken back after a failed probe: the former ones stay in force"
+            );
+            intent = manifests.build(&former, None);
+            persisted.keep_ownership(&mut intent);
+        }
         let config = intent.config.clone();
         let (programmer, done) = Programmer::spawn()?;
         let mut protocols = vec![config.route_protocol];
@@ -317,6 +331,7 @@ impl Agent {
             conditions: ConditionSet::default(),
             persisted,
             switch: Switch::open(&options.state_dir),
+            trial,
             would_change: None,
             pausing: Vec::new(),
             listing: None,

@@ -41,6 +41,7 @@ impl Agent {
             && self.settle_at.is_none()
             && !self.steering.is_opening();
         self.answer_pausing();
+        self.start_probes(now);
         if !self.ready && passed && (frozen || self.engine.is_idle()) {
             self.ready = true;
             self.metrics.status.ready.set(1);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::PAUSED;
 use super::manifests::KEPT;
+use super::trial::TRIAL;
 use crate::intent::types::{Config, Intent};
 use crate::status::reason;
 
@@ -16,7 +17,7 @@ const FEED: &str = "feed.json";
 const OWNED: &str = "owned.json";
 
 /// Names of the files in the state directory, apart from the record of sysctls.
-pub const STATE_FILES: [&str; 4] = [FEED, OWNED, KEPT, PAUSED];
+pub const STATE_FILES: [&str; 5] = [FEED, OWNED, KEPT, PAUSED, TRIAL];
 
 /// The zebra whose state the agent held whole when it last said so.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use zebra_fpm::server::EventReceiver;
 use zebra_fpm::session::FeedState;
 
 use super::observed::answers;
+use super::trial::Trial;
 use super::{Agent, manifests::Manifests};
 use crate::api::{
     AgentInfo, ApplyState, ApplyStatus, ChangeCounts, ConflictStatus, FibDrift, FpmState, FpmStatus,
@@ -249,7 +250,7 @@ impl Verdict {
 
 fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     let parts = [
-        (condition::ENFORCED, enforced(&agent.apply_state())),
+        (condition::ENFORCED, enforced(&agent.apply_state(), &agent.trial)),
         (condition::FPM_CONNECTED, fpm_connected(agent)),
         (condition::FRR_PREPARED, frr_prepared(agent)),
         (condition::SYNCHRONIZED, synchronized(agent, counts)),
@@ -297,11 +298,22 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     }
 }
 
-fn enforced(apply: &ApplyStatus) -> Verdict {
-    let reason = match apply.mode {
-        ApplyState::Enforce => return Verdict::new(true, reason::ENFORCING, ""),
-        ApplyState::DryRun => reason::DRY_RUN,
-        ApplyState::Paused => reason::PAUSED,
+fn enforced(apply: &ApplyStatus, trial: &Trial) -> Verdict {
+    let reason = match (apply.mode, trial.failure()) {
+        (ApplyState::Enforce, None) if trial.is_on() => return Verdict::new(true, reason::PROBING, ""),
+        (ApplyState::Enforce, None) => return Verdict::new(true, reason::ENFORCING, ""),
+        (ApplyState::Enforce, Some(failure)) if failure.rolled_back => {
+            let text = format!(
+                "{}: the former configuration is in force again; edit the new one to have it tried again",
+                failure.message
+            );
+            return Verdict::new(false, reason::ROLLED_BACK, text);
+        }
+        (ApplyState::Enforce, Some(failure)) => {
+            return Verdict::new(false, reason::PROBE_FAILED, failure.message.clone());
+        }
+        (ApplyState::DryRun, _) => reason::DRY_RUN,
+        (ApplyState::Paused, _) => reason::PAUSED,
     };
     let why = if apply.reason.is_empty() { String::new() } else { format!(" ({})", apply.reason) };
     let ChangeCounts { add, replace, delete } = apply.would_change.unwrap_or_default();
@@ -366,7 +378,7 @@ fn synchronized(agent: &Agent, counts: &Counts) -> Verdict {
 fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
     let apply = agent.apply_state();
     if apply.would_change.is_some_and(|changes| changes.total() > 0) {
-        return enforced(&apply);
+        return enforced(&apply, &agent.trial);
     }
     let failures = &agent.environment.failures;
     if let Some((kind, text)) = failures.first() {

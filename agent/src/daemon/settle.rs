@@ -13,7 +13,9 @@ impl Agent {
     pub(super) fn deadline(&self) -> Instant {
         let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
         let steering = self.steering.retry_at().filter(|_| !self.todo.steering && !self.is_frozen());
-        for at in [self.engine.deadline(), self.settle_at, steering, self.frr.deadline()] {
+        let trial = self.trial.deadline().filter(|_| !self.is_frozen());
+        let others = [self.settle_at, steering, trial, self.frr.deadline()];
+        for at in [self.engine.deadline()].into_iter().chain(others) {
             next = at.map_or(next, |at| next.min(at));
         }
         if self.todo.survey && !self.surveying {

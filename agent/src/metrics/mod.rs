@@ -201,6 +201,7 @@ stage! {
     Apply {
         paused: Gauge = "apply_paused", "1 while nothing is written because somebody paused, else 0";
         dry_run: Gauge = "apply_dry_run", "1 while nothing is written because of `apply.mode: DryRun`, else 0";
+        rollbacks: Counter = "apply_rollbacks", "Changes of the configuration that were taken back because a probe failed";
         would_change: Family<Kind, Gauge> = "apply_would_change", "Routes and rules that would change while nothing is written, by kind of change (add, replace, delete)";
     }
 }

@@ -16,7 +16,7 @@ pub mod condition {
         /// Every type of condition.
         ALL:
         READY = "Ready", "Everything asked for is in force.";
-        ENFORCED = "Enforced", "What is decided is written to the kernel.";
+        ENFORCED = "Enforced", "What is decided is written to the kernel, and passes its probes.";
         ACCEPTED = "Accepted", "An object is valid and in force on this node.";
         CONFLICTED = "Conflicted", "An item disagrees with another object and was left out.";
         FPM_CONNECTED = "FPMConnected", "FRR's zebra is connected.";
@@ -41,6 +41,9 @@ words! {
     // Enforced
     ENFORCING = "Enforcing", "Changes are written.";
     PAUSED = "Paused", "Nothing is written: `backtrail pause`, or the annotation `backtrail.dev/paused`.";
+    PROBING = "Probing", "A change is written, and `apply.probes` are under way.";
+    ROLLED_BACK = "RolledBack", "A probe failed after a change: the former configuration is in force until the new one is edited.";
+    PROBE_FAILED = "ProbeFailed", "A probe failed after a change, which stays: `rollbackOnProbeFailure` is false.";
     DRY_RUN = "DryRun", "Nothing is written: `apply.mode: DryRun`.";
     // Accepted
     VALID = "Valid", "All of the object is in force.";
