@@ -44,7 +44,15 @@ pub fn walk(packet: &Packet, world: &World<'_>) -> Walk {
     rules.sort_by_key(|rule| rule.priority);
     let mut from = 0;
     for rule in rules {
-        if rule.priority < from || !matches(rule, packet, world) {
+        if rule.priority < from {
+            continue;
+        }
+        if matches!(rule.action, RuleAction::Other(_)) && rule.priority != L3MDEV {
+            // Among what is not held may be a `not`: the selectors that are say nothing then.
+            walk.doubts.push(rule.to_string());
+            continue;
+        }
+        if !matches(rule, packet, world) {
             continue;
         }
         let outcome = |walk: &mut Walk, text: String| walk.steps.push(rule_step(rule, text, world));
@@ -64,15 +72,13 @@ pub fn walk(packet: &Packet, world: &World<'_>) -> Walk {
                 walk.end = End::Special(Special::Unreachable);
                 return walk;
             }
-            RuleAction::Other(_) => match vrf_table(packet, world).filter(|_| rule.priority == L3MDEV) {
-                Some(table) => {
-                    if look_up(rule, table, packet, world, &mut walk) {
-                        return walk;
-                    }
+            RuleAction::Other(_) => {
+                if let Some(table) = vrf_table(packet, world)
+                    && look_up(rule, table, packet, world, &mut walk)
+                {
+                    return walk;
                 }
-                None if rule.priority == L3MDEV => {}
-                None => walk.doubts.push(rule.to_string()),
-            },
+            }
         }
     }
     walk

@@ -1,0 +1,6 @@
+//! What operators do to a running agent: pause it, try a change, ask it to explain itself.
+
+mod apply;
+mod explain;
+mod rig;
+mod trial;
