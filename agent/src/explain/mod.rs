@@ -282,8 +282,6 @@ pub struct Step {
 pub enum StepKind {
     /// A policy rule that matches.
     Rule,
-    /// A table that was looked up without a result.
-    Table,
     /// The route that decides.
     Route,
     /// One of its nexthops.
