@@ -125,7 +125,13 @@ fn check_metadata(metadata: Option<&Value>, errors: &mut Vec<FieldError>) {
         part.starts_with(inner) && part.ends_with(inner) && part.chars().all(|c| inner(c) || c == '-')
     };
     match metadata.get("name").and_then(Value::as_str) {
-        None => errors.push(FieldError::new("metadata.name", "is missing")),
+        None => {
+            let message = match metadata.get("name") {
+                Some(value) => format!("must be {}", string_not(value)),
+                None => "is missing".to_owned(),
+            };
+            errors.push(FieldError::new("metadata.name", message));
+        }
         Some(name) if name.len() > 253 || !name.split('.').all(label) => errors.push(FieldError::new(
             "metadata.name",
             "must hold at most 253 lower-case letters, digits, '-' and '.', and begin and end with a letter or digit",
@@ -159,7 +165,21 @@ fn walk(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>)
         ("string", Value::String(text)) => walk_string(schema, text, path, errors),
         ("integer", Value::Number(n)) if n.is_i64() || n.is_u64() => walk_integer(schema, n, path, errors),
         ("boolean", Value::Bool(_)) => {}
+        ("string", other) => errors.push(FieldError::new(path, format!("must be {}", string_not(other)))),
         (expected, _) => errors.push(FieldError::new(path, format!("must be {}", article(expected)))),
+    }
+}
+
+/// What to write where a string is wanted and this was read: YAML 1.1 has more booleans than people expect.
+fn string_not(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => format!(
+            "a string, and was read as the boolean {value}: YAML takes y, n, yes, no, on, off, true and false for \
+             booleans, so put it in quotes"
+        ),
+        Value::Number(number) => format!("a string, and was read as the number {number}: put it in quotes"),
+        Value::Null => "a string".to_owned(),
+        _ => "a string, not a list or an object".to_owned(),
     }
 }
 
@@ -167,7 +187,6 @@ fn article(kind: &str) -> &'static str {
     match kind {
         "object" => "an object: field: value, or {field: value}",
         "array" => "a list: [a, b], or lines with '- '",
-        "string" => "a string (quote what looks like a number)",
         "integer" => "a whole number",
         _ => "true or false",
     }

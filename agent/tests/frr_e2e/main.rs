@@ -3,5 +3,6 @@
 #[macro_use]
 mod rig;
 mod feedback;
+mod interference;
 mod restarts;
 mod routes;

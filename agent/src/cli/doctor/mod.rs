@@ -6,6 +6,7 @@
 mod frr;
 mod node;
 mod ownership;
+mod returns;
 mod steering;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use crate::api::NodeRoutingStateStatus;
 use crate::control::{Client, Request, Response};
 use crate::host::Host;
 use crate::intent;
-use crate::intent::types::Config;
+use crate::intent::types::Intent;
 use crate::kernel::observe;
 
 /// Options of `backtrail doctor`.
@@ -70,6 +71,8 @@ pub(super) enum Check {
     Capabilities,
     Bpffs,
     RpFilter,
+    Forwarding,
+    ArpAnnounce,
     Networkd,
     Networkmanager,
     NetworkManagers,
@@ -125,10 +128,11 @@ impl Finding {
 /// `backtrail doctor`
 pub(super) fn doctor(global: &Global, args: &DoctorArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let host = Host::here();
-    let owned = match &args.config {
-        Some(path) => intent::build(&intent::load(path)?, &BTreeMap::new(), None).config,
-        None => Config::default(),
+    let intent = match &args.config {
+        Some(path) => intent::build(&intent::load(path)?, &BTreeMap::new(), None),
+        None => Intent::default(),
     };
+    let owned = &intent.config;
     let agent = ask(global);
     let listen =
         args.fpm_listen.or_else(|| agent.as_ref()?.fpm.listen.parse().ok()).unwrap_or(owned.fpm_listen);
@@ -139,7 +143,9 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs, out: &mut dyn Write) ->
         findings.iter_mut().for_each(|finding| finding.severity = finding.severity.min(Severity::Note));
     }
     findings.extend(node::check(&host, &args.bpffs, agent.is_some()));
-    findings.extend(block_on(ownership::check(&owned))?);
+    let listed = returns::listed(&host, &intent, agent.as_ref().map(|status| &status.return_path));
+    findings.extend(returns::check(&host, &listed));
+    findings.extend(block_on(ownership::check(owned))?);
     if let Some(status) = &agent {
         findings.extend(steering::check(&status.return_path, &block_on(observe::links())??));
     }

@@ -3,6 +3,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::*;
+use crate::intent::types::Config;
 
 /// A host made of files: this process in namespace 1, and whatever else a test adds.
 struct Fake(tempfile::TempDir);
@@ -207,6 +208,116 @@ fn strict_reverse_path_filters_are_listed() {
     assert_eq!(find(&findings, "rp-filter").what, "strict on eth1");
     set("all", "2");
     assert_eq!(severity(&node::check(&fake.host(), fake.0.path(), false), "rp-filter"), Severity::Ok);
+}
+
+#[test]
+fn return_paths_need_interfaces_that_forward_and_announce_themselves() {
+    use crate::intent::types::Intent;
+    let fake = Fake::new();
+    let set = |key: &str, value: &str| fake.file(&format!("proc/sys/net/{key}"), &format!("{value}\n"));
+    for name in ["all", "eth0", "eth1", "lo"] {
+        set(&format!("ipv4/conf/{name}/arp_announce"), "0");
+        set(&format!("ipv4/conf/{name}/forwarding"), if name == "eth1" { "1" } else { "0" });
+    }
+    let intent = |source: &str| {
+        let text = format!(
+            "{{apiVersion: backtrail.dev/v1alpha1, kind: ReturnPath, metadata: {{name: rp}}, \
+             spec: {{interfaces: [{{name: 'eth*', gateway: {{source: {source}}}}}]}}}}"
+        );
+        let loaded = intent::load_text(Path::new("test.yaml"), &text);
+        assert_eq!(loaded.errors, []);
+        intent::build(&loaded, &BTreeMap::new(), None)
+    };
+    let findings = |intent: &Intent| {
+        let listed = returns::listed(&fake.host(), intent, None);
+        returns::check(&fake.host(), &listed)
+    };
+    assert!(findings(&Intent::default()).is_empty(), "nothing is steered");
+    assert_eq!(severity(&findings(&intent("Auto")), "forwarding"), Severity::Note);
+    let found = findings(&intent("FromRoute"));
+    let forwarding = find(&found, "forwarding");
+    assert_eq!(forwarding.severity, Severity::Warning);
+    assert!(forwarding.what.ends_with("eth0 (IPv4)") && forwarding.fix.contains("Static"), "{forwarding:?}");
+    let announce = find(&found, "arp-announce");
+    assert!(
+        announce.what.ends_with("on eth0, eth1") && announce.fix.contains("arp_announce=2"),
+        "{announce:?}"
+    );
+    set("ipv4/conf/eth0/forwarding", "1");
+    set("ipv6/conf/eth0/forwarding", "0");
+    assert!(find(&findings(&intent("FromRoute")), "forwarding").what.ends_with("eth0 (IPv6)"));
+    set("ipv6/conf/eth0/forwarding", "1");
+    set("ipv4/conf/all/arp_announce", "2");
+    assert!(findings(&intent("FromRoute")).iter().all(|finding| finding.severity == Severity::Ok));
+}
+
+#[test]
+fn network_managers_are_told_apart() {
+    let managers = |names: &[&str]| {
+        let fake = Fake::new();
+        for (pid, name) in (70..).zip(names) {
+            fake.process(&pid.to_string(), name, &[name], "net:[1]");
+        }
+        let findings = node::check(&fake.host(), fake.0.path(), false);
+        let checks = [Check::Networkd, Check::Networkmanager, Check::NetworkManagers];
+        let mut found: Vec<String> = findings
+            .iter()
+            .map(|finding| finding.check)
+            .filter(|c| checks.contains(c))
+            .map(|c| c.to_string())
+            .collect();
+        found.dedup();
+        found
+    };
+    assert_eq!(managers(&["dhclient"]), ["network-managers"]);
+    assert_eq!(managers(&["NetworkManager"]), ["networkmanager"]);
+    assert_eq!(managers(&["systemd-network", "NetworkManager"]), ["networkd", "networkmanager"]);
+}
+
+#[test]
+fn old_kernels_and_those_that_hide_their_types_are_told() {
+    let fake = Fake::new();
+    let check = |name: &str| find(&node::check(&fake.host(), fake.0.path(), false), name).clone();
+    assert_eq!(check("kernel-version").severity, Severity::Warning, "no release at all");
+    for (release, severity) in [
+        ("5.15.0-91-generic", Severity::Warning),
+        ("6.0.19", Severity::Warning),
+        ("6.1.0-18-amd64", Severity::Ok),
+        ("10.0", Severity::Ok),
+    ] {
+        fake.file("proc/sys/kernel/osrelease", &format!("{release}\n"));
+        assert_eq!(check("kernel-version").severity, severity, "{release}");
+    }
+    let btf = check("kernel-btf");
+    assert!(btf.severity == Severity::Note && btf.fix.contains("CONFIG_DEBUG_INFO_BTF"), "{btf:?}");
+    fake.file("sys/kernel/btf/vmlinux", "");
+    assert_eq!(check("kernel-btf").severity, Severity::Ok);
+}
+
+#[test]
+fn whatever_is_wrong_has_its_reason_and_its_fix() {
+    let fake = Fake::new();
+    for (pid, name) in [("50", "systemd-network"), ("51", "NetworkManager")] {
+        fake.process(pid, name, &[name], "net:[1]");
+    }
+    fake.file("proc/sys/net/ipv4/conf/eth1/rp_filter", "1\n");
+    fake.file("proc/sys/net/ipv4/nexthop_compat_mode", "0\n");
+    let listed = [("eth1".to_owned(), true)].into();
+    let findings = [
+        frr::check(&fake.host(), listen(), true, None),
+        node::check(&fake.host(), &fake.0.path().join("bpf"), true),
+        returns::check(&fake.host(), &listed),
+        vec![
+            ownership::band(&[rule(1150, 3)], &Config::default()),
+            ownership::before(&[rule(9, 3)], &Config::default()),
+        ],
+    ]
+    .concat();
+    let wrong: Vec<&Finding> = findings.iter().filter(|finding| finding.severity > Severity::Ok).collect();
+    assert!(wrong.len() >= 10, "{wrong:#?}");
+    for finding in wrong {
+        assert!(!finding.why.is_empty() && !finding.fix.is_empty(), "{finding:#?}");
+    }
 }
 
 #[test]

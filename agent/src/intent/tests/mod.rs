@@ -63,7 +63,7 @@ fn defaults_of_the_crd_are_those_of_the_agent() {
 #[test]
 fn examples_are_valid_and_without_conflict() {
     let labels = BTreeMap::from([("rack".to_owned(), "a".to_owned())]);
-    for (folder, kinds) in [("", 4), ("mirror", 3)] {
+    for (folder, kinds) in [("", 4), ("mirror", 3), ("careful", 1)] {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(folder);
         let loaded: Loaded = load(&examples).unwrap();
         assert_eq!(loaded.errors, []);

@@ -1,0 +1,69 @@
+//! A table that zebra writes is zebra's: imports into it are refused, and nobody fights.
+
+use anyhow::{Result, ensure};
+use backtrail_lab::{FrrInstall, Monitor, wait_until};
+
+use crate::rig::{PEER_AS, Rig, Sessions, Setup, WAIT};
+
+/// A route that both BGP (into zebra's own table) and staticd (for table 100) have.
+const BOTH: &str = "10.64.0.0/24";
+/// One that staticd alone has.
+const STATIC: &str = "10.99.0.0/24";
+/// Both of them.
+const STATICS: &str =
+    "ip route 10.64.0.0/24 192.0.2.1 table 100\nip route 10.99.0.0/24 192.0.2.1 table 100\n";
+
+with_each_frr!(imports_into_a_table_of_zebra_are_refused_without_a_fight);
+
+fn imports_into_a_table_of_zebra_are_refused_without_a_fight(install: &FrrInstall) -> Result<()> {
+    let rig = Rig::with(install, Sessions::V4, &Setup { staticd: STATICS, ..Setup::default() })?;
+    let flapping: Vec<String> = (1..20).map(|n| format!("10.64.{n}.0/24")).collect();
+    rig.speakers[0].announce(PEER_AS, &[BOTH.to_owned()])?;
+    rig.speakers[0].announce(PEER_AS, &flapping)?;
+    rig.wait_count(4, 20)?;
+    rig.wait_synchronized()?;
+    let zebras = || rig.node.run(&format!("ip -4 route show table {} proto bgp | wc -l", rig.from));
+    ensure!(zebras()?.trim() == "20", "zebra's table has {}", zebras()?);
+
+    let monitor = Monitor::start(&rig.node)?;
+    let into = if rig.from == 254 { "Main".to_owned() } else { rig.from.to_string() };
+    rig.agent.write_manifests(&format!(
+        "apiVersion: backtrail.dev/v1alpha1
+kind: RouteImport
+metadata: {{name: into-zebras}}
+spec: {{from: {{table: 100}}, into: {{table: {into}}}, allowed: {{mode: All}}}}
+"
+    ))?;
+    let refused =
+        || rig.condition("Programmed").is_ok_and(|it| it == ("False".into(), "TableOwnedByZebra".into()));
+    wait_until(WAIT, "the import is refused", refused)?;
+    for prefix in [BOTH, STATIC] {
+        let rows = rig.rows(prefix)?;
+        let refused = rows.iter().any(|(state, reason)| state == "Rejected" && reason == "TableOwnedByZebra");
+        ensure!(refused, "{prefix}: {rows:?}");
+    }
+    let explained = rig.agent.command(&["explain", STATIC])?.1;
+    ensure!(
+        explained.contains("into (zebra writes that table itself) of RouteImport/into-zebras"),
+        "{explained}"
+    );
+
+    // zebra goes on as if nobody else were there: what stays is not touched, by nobody.
+    let quiet = Monitor::start(&rig.node)?;
+    for _ in 0..3 {
+        rig.speakers[0].withdraw(PEER_AS, &flapping)?;
+        wait_until(WAIT, "BGP has withdrawn", || zebras().is_ok_and(|count| count.trim() == "1"))?;
+        rig.speakers[0].announce(PEER_AS, &flapping)?;
+        wait_until(WAIT, "BGP has announced", || zebras().is_ok_and(|count| count.trim() == "20"))?;
+    }
+    ensure!(quiet.ours()?.is_empty(), "{:?}", quiet.ours()?);
+    let touched: Vec<String> =
+        quiet.lines()?.into_iter().filter(|line| line.contains(BOTH) || line.contains(STATIC)).collect();
+    ensure!(touched.is_empty(), "{touched:?}");
+    // The former import's routes went, and none was written.
+    let written: Vec<String> = monitor.ours()?.into_iter().filter(|line| !line.contains("Deleted")).collect();
+    ensure!(written.is_empty(), "{written:?}");
+    let (status, reason) = rig.condition("Programmed")?;
+    ensure!(status == "False" && reason == "TableOwnedByZebra", "{reason}");
+    Ok(())
+}
