@@ -53,6 +53,28 @@ impl Family {
     }
 }
 
+/// Name of an `rtm_protocol`, as iproute2 knows it (etc/iproute2/rt_protos), with its number.
+#[must_use]
+pub fn protocol_name(protocol: u8) -> String {
+    let name = match protocol {
+        1 => "redirect",
+        2 => "kernel",
+        3 => "boot",
+        4 => "static",
+        9 => "ra",
+        11 => "zebra",
+        12 => "bird",
+        16 => "dhcp",
+        186 => "bgp",
+        187 => "isis",
+        188 => "ospf",
+        189 => "rip",
+        192 => "eigrp",
+        _ => return protocol.to_string(),
+    };
+    format!("{name} ({protocol})")
+}
+
 /// What the kernel keys a route by (TOS is always 0 here).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteKey {
@@ -109,15 +131,38 @@ pub struct Member {
     pub weight: u16,
 }
 
+/// How a resilient group spreads flows (Linux 5.13): over buckets that stay with their nexthop while it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resilience {
+    /// Buckets (`NHA_RES_GROUP_BUCKETS`): never changed while the group lives.
+    pub buckets: u16,
+    /// A bucket may move to another nexthop when idle for so long (`NHA_RES_GROUP_IDLE_TIMER`), in hundredths of a
+    /// second: `clock_t`.
+    pub idle_timer: u32,
+}
+
 /// What a nexthop object holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NexthopBody {
     /// A single nexthop.
     Single(Hop),
-    /// A group of single nexthops.
+    /// A group of single nexthops, flows spread by hash thresholds.
     Group(Vec<Member>),
+    /// A resilient group of single nexthops. Its type is for life.
+    Resilient(Vec<Member>, Resilience),
     /// A blackhole; or anything else that Backtrail never makes (foreign objects in a dump).
     Other,
+}
+
+impl NexthopBody {
+    /// The members, of a group of either type.
+    #[must_use]
+    pub fn members(&self) -> Option<&[Member]> {
+        match self {
+            Self::Group(members) | Self::Resilient(members, _) => Some(members),
+            Self::Single(_) | Self::Other => None,
+        }
+    }
 }
 
 /// A nexthop object (Linux 5.3 or newer).

@@ -210,6 +210,8 @@ pub struct RouteCounts {
     pub failed: u64,
     /// Kept though FRR no longer confirms them.
     pub stale: u64,
+    /// Changes that wait for the kernel, or for being looked at: during a long load, how much is still to go.
+    pub pending: u64,
 }
 
 /// A VRF of this node.
@@ -494,4 +496,7 @@ pub struct FibDrift {
     /// Samples.
     #[schemars(length(max = 20))]
     pub sample: Vec<String>,
+    /// What others did to what is ours, and who, as far as it shows; the newest first.
+    #[schemars(length(max = 20))]
+    pub recent: Vec<String>,
 }

@@ -25,7 +25,6 @@ use crate::kernel::dump::{self, RouteFilter};
 use crate::kernel::programmer::{Batch, Programmer, RouteOp};
 use crate::kernel::sysctl::{RECORD, Sysctls};
 use crate::kernel::{KernelError, observe};
-use crate::model::NexthopBody;
 use crate::steering;
 
 /// Operations in one batch.
@@ -163,7 +162,7 @@ async fn routes(owned: &Owned, report: &mut Report) -> Result<(), KernelError> {
         .filter(|object| (first..=last).contains(&object.id.0))
         .collect();
     // Groups before their members, which cannot be told apart otherwise from what the kernel removed with them.
-    nexthops.sort_by_key(|object| !matches!(object.body, NexthopBody::Group(_)));
+    nexthops.sort_by_key(|object| object.body.members().is_none());
     let (programmer, mut done) = Programmer::spawn()?;
     let operations = routes
         .into_iter()

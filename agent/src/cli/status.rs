@@ -130,6 +130,9 @@ fn routes(status: &NodeRoutingStateStatus, out: &mut dyn Write) -> io::Result<()
         "\nRoutes\n  learned {}, accepted {}, programmed {}, failed {}, stale {}, rejected {rejected}",
         routes.learned, routes.accepted, routes.programmed, routes.failed, routes.stale
     )?;
+    if routes.pending > 0 {
+        writeln!(out, "  loading: {} changes still to go", routes.pending)?;
+    }
     if rejected > 0 {
         writeln!(out, "  rejected: {}", reasons(routes))?;
     }
@@ -140,6 +143,9 @@ fn routes(status: &NodeRoutingStateStatus, out: &mut dyn Write) -> io::Result<()
             "  drift: {} missing, {} foreign, {} mended since the agent's start",
             drift.missing, drift.foreign, drift.mended
         )?;
+        for note in drift.recent.iter().take(3) {
+            writeln!(out, "    {note}")?;
+        }
     }
     Ok(())
 }

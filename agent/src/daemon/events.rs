@@ -1,17 +1,27 @@
 //! What happens: each event changes state and notes what has to be done again.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use zebra_fpm::server::{DisconnectReason, Event};
 
+use super::drift::Author;
 use super::trial::Offer;
 use super::{AUDIT_EVERY, Agent, Report, SURVEY_EVERY, Todo, answer, report};
 use crate::control::{Call, Request};
 use crate::intent::types::Intent;
 use crate::kernel::monitor::Notification;
 use crate::kernel::{KernelError, observe};
-use crate::model::KernelRoute;
-use crate::model::ops::BatchDone;
+use crate::model::ops::{BatchDone, RouteOp};
+use crate::model::{KernelRoute, NeighbourState};
+
+/// How a route changed by others' hands.
+#[derive(Clone, Copy)]
+struct RouteChange {
+    added: bool,
+    replaced: bool,
+    port: u32,
+}
 
 impl Agent {
     pub(super) fn on_fpm(&mut self, event: Option<Event>) {
@@ -79,7 +89,14 @@ impl Agent {
 
     pub(super) fn on_batch(&mut self, done: &BatchDone) {
         report::count_batch(&self.metrics, done);
-        self.engine.batch_done(done, Instant::now());
+        let now = Instant::now();
+        self.engine.batch_done(done, now);
+        if done.ops.iter().any(|op| matches!(op, RouteOp::ReplaceNexthop(_)))
+            && let Some(since) = self.failover_since.take()
+        {
+            let took = now.saturating_duration_since(since);
+            self.metrics.reconcile.failover_seconds.observe(took.as_secs_f64());
+        }
         if let Some(latency) = self.engine.take_latency() {
             self.metrics.reconcile.convergence_seconds.observe(latency.as_secs_f64());
         }
@@ -96,9 +113,15 @@ impl Agent {
                 tracing::warn!("netlink notifications were lost; comparing everything");
                 self.resynchronize().await;
             }
-            Notification::Route { route, added, own, .. } => self.on_route(route, *added, *own, now),
-            Notification::NexthopGone { id, own: false } => {
-                self.engine.nexthop_vanished(*id, now);
+            Notification::Route { route, added, replaced, own: false, port } => {
+                let change = RouteChange { added: *added, replaced: *replaced, port: *port };
+                self.on_route(route, change, now);
+            }
+            Notification::NexthopGone { id, own: false, port } => {
+                if self.engine.nexthop_vanished(*id, now) {
+                    let what = format!("nexthop object {} deleted", id.0);
+                    self.drift.note(&self.metrics, "nexthop", what, Author::Port(*port));
+                }
                 self.todo.survey = true;
             }
             Notification::Nexthop { object, own: false } => {
@@ -108,6 +131,13 @@ impl Agent {
                 self.todo.survey = true;
             }
             Notification::Rule { .. } => self.todo.environment = true,
+            Notification::Neighbour(neighbour) => {
+                let state = Some(neighbour.state);
+                self.on_neighbour(neighbour.ifindex, neighbour.address, state, now);
+            }
+            Notification::NeighbourGone { ifindex, address } => {
+                self.on_neighbour(*ifindex, *address, None, now);
+            }
             _ => {}
         }
         let effect = self.observed.apply(&notification);
@@ -117,18 +147,32 @@ impl Agent {
         self.todo.steering |= effect.neighbours;
     }
 
-    pub(super) fn on_route(&mut self, route: &KernelRoute, added: bool, own: bool, now: Instant) {
-        if own {
-            return;
+    fn on_neighbour(&mut self, ifindex: u32, address: IpAddr, state: Option<NeighbourState>, now: Instant) {
+        if self.engine.neighbour_changed(ifindex, address, state, now) {
+            tracing::info!(%address, interface = self.observed.name(ifindex), ?state, "a path's gateway changed");
+            // Packets are being lost: before anything else is planned.
+            self.failover_since.get_or_insert(now);
+            self.pump();
         }
-        if route.protocol == self.intent.config.route_protocol {
-            if added {
-                self.engine.route_appeared();
-            } else {
-                self.engine.route_vanished(route, now);
+    }
+
+    fn on_route(&mut self, route: &KernelRoute, change: RouteChange, now: Instant) {
+        let ours = route.protocol == self.intent.config.route_protocol;
+        if ours && change.added {
+            self.engine.route_appeared();
+        } else if ours || change.replaced {
+            // A replaced route is not notified of: only the one that took its place.
+            if self.engine.route_vanished(route, now) {
+                let (done, author) = match ours {
+                    true => ("deleted", Author::Port(change.port)),
+                    false => ("replaced", Author::Protocol(route.protocol)),
+                };
+                self.drift.note(&self.metrics, "route", format!("route {} {done}", route.key), author);
             }
-        } else if added {
+        } else if change.added {
             self.engine.foreign_appeared(route);
+        } else {
+            self.engine.key_freed(&route.key, now);
         }
         self.routes_changed();
         self.todo.survey = true;
@@ -147,7 +191,10 @@ impl Agent {
 
     pub(super) async fn resynchronize(&mut self) {
         match (observe::links().await, observe::neighbours().await) {
-            (Ok(links), Ok(neighbours)) => self.observed.reset(links, neighbours),
+            (Ok(links), Ok(neighbours)) => {
+                self.observed.reset(links, neighbours);
+                self.engine.neighbours_seen(self.observed.neighbours(), Instant::now());
+            }
             (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "cannot read links and neighbours"),
         }
         self.engine.want_audit();
@@ -195,6 +242,11 @@ impl Agent {
         match result {
             Ok(()) => {
                 self.engine.finish_audit(&mut audit, now);
+                // The first one takes over what an earlier agent left.
+                if audit.differences > 0 && self.metrics.reconcile.passes.get() > 0 {
+                    let what = format!("{} routes differed in a full comparison", audit.differences);
+                    self.drift.note(&self.metrics, "audit", what, Author::Unseen);
+                }
                 self.metrics.reconcile.passes.inc();
                 tracing::debug!(
                     routes = audit.routes,

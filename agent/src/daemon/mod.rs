@@ -7,6 +7,7 @@
 mod answer;
 mod apply;
 mod backoff;
+mod drift;
 mod environment;
 mod events;
 mod explain;
@@ -25,7 +26,8 @@ mod steer;
 mod survey;
 mod trial;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,7 @@ use zebra_fpm::netlink::FeedbackUnsupported;
 use zebra_fpm::server::{Epoch, Event, EventReceiver, FeedbackSender, Server, ServerOptions};
 
 use self::apply::Switch;
+use self::drift::DriftLog;
 use self::environment::Environment;
 use self::follow::Followers;
 use self::frr::Frr;
@@ -157,6 +160,9 @@ struct Agent {
     fpm_feedback: Option<FeedbackSender>,
     frr: Frr,
     conditions: ConditionSet,
+    drift: DriftLog,
+    /// When a gateway's change was notified whose groups are not acknowledged yet.
+    failover_since: Option<Instant>,
     persisted: Persisted,
     switch: Switch,
     trial: Trial,
@@ -165,6 +171,8 @@ struct Agent {
     /// Who waits for the end of what was under way when the switch was pressed.
     pausing: Vec<oneshot::Sender<Response>>,
     listing: Option<answer::Listing>,
+    /// Gateways of several paths, kept resolved so that their failure and their return show.
+    watched: BTreeSet<(u32, IpAddr)>,
     todo: Todo,
     settle_at: Option<Instant>,
     ready: bool,
@@ -329,18 +337,22 @@ impl Agent {
             fpm_feedback: None,
             frr: Frr::new(now),
             conditions: ConditionSet::default(),
+            drift: DriftLog::default(),
+            failover_since: None,
             persisted,
             switch: Switch::open(&options.state_dir),
             trial,
             would_change: None,
             pausing: Vec::new(),
             listing: None,
+            watched: BTreeSet::new(),
             todo: Todo { plan: true, steering: true, environment: true, survey: true },
             settle_at: Some(now),
             ready: false,
             options,
         };
         agent.engine.set_usable_links(agent.observed.usable(), now);
+        agent.engine.neighbours_seen(agent.observed.neighbours(), now);
         agent.engine.want_audit();
         agent.listen_fpm();
         Ok((agent, notifications, done))

@@ -11,6 +11,9 @@ use crate::kernel::dump::{RouteFilter, dump_nexthops, dump_routes};
 use crate::metrics;
 use crate::plan::steering::SINK_NAME;
 
+/// Gateways at most whose neighbour entries are kept resolved: the kernel's tables hold 1,024 by default.
+const MAX_WATCHED: usize = 512;
+
 impl Agent {
     /// Hands batches to the programmer, starts dumps that are due.
     pub(super) fn pump(&mut self) {
@@ -32,6 +35,11 @@ impl Agent {
         }
         self.send_feedback();
         metrics::set(&self.metrics.reconcile.queue, self.engine.backlog());
+        if let Some(gateways) = self.engine.watch_gateways() {
+            let gateways: BTreeSet<_> = gateways.into_iter().take(MAX_WATCHED).collect();
+            self.todo.environment |= gateways != self.watched;
+            self.watched = gateways;
+        }
         self.persisted.set_synced_pid(self.engine.feed().synced_pid());
         self.start_survey(now);
         // Without a return path or an observed table there is nothing to survey.

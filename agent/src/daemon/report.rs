@@ -51,7 +51,10 @@ pub(super) fn status(agent: &mut Agent) -> NodeRoutingStateStatus {
         apply: agent.apply_state(),
         config_hash: intent::config_hash(&agent.intent),
         fpm: fpm(agent),
-        routes: route_counts(&counts),
+        routes: RouteCounts {
+            pending: u64::try_from(agent.engine.backlog()).unwrap_or(u64::MAX),
+            ..route_counts(&counts)
+        },
         vrfs: agent.intent.vrfs.iter().map(|it| vrf(agent, it, &counts)).collect(),
         imports: imports(agent, &counts),
         return_path: agent.steering.status(&agent.steering_plan, &agent.observed, &agent.metrics),
@@ -101,6 +104,7 @@ fn route_counts(counts: &Counts) -> RouteCounts {
         programmed: counts.programmed,
         failed: counts.failed,
         stale: counts.stale,
+        pending: 0,
     }
 }
 
@@ -156,7 +160,10 @@ fn imports(agent: &Agent, counts: &Counts) -> Vec<ImportStatus> {
             learned: counts.received,
             accepted: counts.accepted,
             rejected: counts.rejected.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
-            ..Default::default()
+            programmed: counts.programmed,
+            failed: counts.failed,
+            stale: counts.stale,
+            pending: 0,
         },
     });
     status.collect()
@@ -214,8 +221,11 @@ fn conflicts(agent: &Agent) -> Vec<ConflictStatus> {
 
 /// Compares observed tables with what FRR announced, and names what the kernel refuses.
 fn drift(agent: &Agent) -> FibDrift {
-    let mut drift =
-        FibDrift { mended: agent.engine.stats().drift + agent.environment.mended, ..FibDrift::default() };
+    let mut drift = FibDrift {
+        mended: agent.engine.stats().drift + agent.environment.mended,
+        recent: agent.drift.notes(),
+        ..FibDrift::default()
+    };
     for (index, plan) in (0u16..).zip(&agent.engine.plan().imports) {
         let observed = agent.survey.as_ref().map(|survey| &survey.observed);
         let Some(present) = observed.and_then(|tables| tables.get(&plan.import.into.table)) else { continue };

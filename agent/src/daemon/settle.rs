@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::environment::Desired;
 use super::{AUDIT_EVERY, Agent, EXPIRE_EVERY, REFRESH_EVERY, RETRY_EVERY, SETTLE, Todo, report};
+use crate::api::HashPolicy;
 use crate::plan::steering::{SteeringInput, steering};
 use crate::plan::{Plan, PlanInput, StaticRoute, interface_tables};
 use crate::status::reason;
@@ -126,12 +127,20 @@ impl Agent {
             // Without it the change of one nexthop rewrites every route that uses it: a second for a million.
             sysctls.insert("net/ipv4/nexthop_compat_mode".to_owned(), "0".to_owned());
         }
+        if let Some(policy) = hash_policy(self.intent.hash_policy) {
+            for family in ["ipv4", "ipv6"] {
+                sysctls.insert(format!("net/{family}/fib_multipath_hash_policy"), policy.to_string());
+            }
+        }
+        let usable = self.observed.usable();
+        let watched = self.watched.iter().copied().filter(|(ifindex, _)| usable.contains(ifindex));
+        let neighbours = self.steering_plan.managed_neighbours.iter().copied().chain(watched).collect();
         Desired {
             rules: plan.rules.clone(),
             devices: plan.devices.clone(),
             sink: self.steering_plan.sink,
             sysctls,
-            neighbours: self.steering_plan.managed_neighbours.clone(),
+            neighbours,
         }
     }
 
@@ -139,5 +148,15 @@ impl Agent {
         let desired = self.desired();
         let band = self.intent.config.rule_priorities;
         self.environment.apply(&desired, &self.observed, band, &self.metrics).await;
+    }
+}
+
+/// The value of `fib_multipath_hash_policy` (Documentation/networking/ip-sysctl.rst); `None`: hands off.
+fn hash_policy(policy: HashPolicy) -> Option<u8> {
+    match policy {
+        HashPolicy::Unmanaged => None,
+        HashPolicy::L3 => Some(0),
+        HashPolicy::L4 => Some(1),
+        HashPolicy::Inner => Some(2),
     }
 }

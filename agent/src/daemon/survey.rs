@@ -81,7 +81,7 @@ fn note(
         RouteTarget::Inline(hops) => hops.iter().for_each(|(it, _)| hop(it)),
         RouteTarget::Nexthop(id) => match objects.get(id) {
             Some(NexthopBody::Single(single)) => hop(single),
-            Some(NexthopBody::Group(members)) => {
+            Some(NexthopBody::Group(members) | NexthopBody::Resilient(members, _)) => {
                 for member in members {
                     if let Some(NexthopBody::Single(single)) = objects.get(&member.id) {
                         hop(single);

@@ -109,7 +109,6 @@ fn merge_one(
         Some(MultipathMode::Single) => 1,
         _ => multipaths().map(|m| m.max_paths).max().unwrap_or(MAX_PATHS),
     };
-    note_unsupported(members, report);
     Import {
         owners: owners(&members.iter().map(|m| m.who()).collect::<Vec<_>>()),
         from_table,
@@ -148,20 +147,6 @@ fn install<V: PartialEq + std::fmt::Debug>(
         report.conflict(loser.object, item.to_owned(), reason::INSTALL_MISMATCH, winner, message);
     }
     Some(settled.value)
-}
-
-fn note_unsupported(members: &[&Asking<'_>], report: &mut Report) {
-    for member in members {
-        let Some(multipath) = &member.spec.multipath else { continue };
-        if multipath.resilient.is_some() {
-            let message = "spec.multipath.resilient: this version makes plain nexthop groups: the rest of the object is in force";
-            report.refuse(&member.object, reason::UNSUPPORTED, message.into());
-        }
-        if multipath.hash_policy != HashPolicy::Unmanaged {
-            let message = "spec.multipath.hashPolicy: this version leaves fib_multipath_hash_policy alone: set it by sysctl; the rest of the object is in force";
-            report.refuse(&member.object, reason::UNSUPPORTED, message.into());
-        }
-    }
 }
 
 /// `rtm_protocol` numbers (FRR zebra/rt_netlink.h); empty means any.

@@ -73,6 +73,8 @@ pub enum Notification {
         replaced: bool,
         /// Our programmer did it.
         own: bool,
+        /// Netlink port of who did it: mostly a process id; 0: the kernel.
+        port: u32,
     },
     /// A nexthop object is new or changed. What carrier loss deletes is *not* notified.
     Nexthop {
@@ -87,6 +89,8 @@ pub enum Notification {
         id: NexthopId,
         /// Our programmer did it.
         own: bool,
+        /// Netlink port of who did it.
+        port: u32,
     },
     /// The kernel dropped notifications (ENOBUFS): whatever is known must be dumped again.
     Overrun,
@@ -221,9 +225,13 @@ fn decode(message: &Message<'_>, own_port: u32) -> Option<Notification> {
             added: message.kind == RTM_NEWROUTE,
             replaced: message.kind == RTM_NEWROUTE && message.flags & NLM_F_REPLACE != 0,
             own,
+            port: message.port,
         }),
         RTM_NEWNEXTHOP => Some(Notification::Nexthop { object: nexthop::decode(message.payload)?, own }),
-        RTM_DELNEXTHOP => Some(Notification::NexthopGone { id: nexthop::decode(message.payload)?.id, own }),
+        RTM_DELNEXTHOP => {
+            let id = nexthop::decode(message.payload)?.id;
+            Some(Notification::NexthopGone { id, own, port: message.port })
+        }
         RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR | RTM_NEWNEIGH | RTM_DELNEIGH | RTM_NEWRULE
         | RTM_DELRULE => match RouteNetlinkMessage::parse_with_param(message.payload, message.kind) {
             Ok(decoded) => convert(&decoded),

@@ -3,7 +3,7 @@
 use super::wire::{
     Attrs, Encoder, NLM_F_REQUEST, RTM_DELNEXTHOP, RTM_NEWNEXTHOP, Unencodable, ip, u16_at, u32_at,
 };
-use crate::model::{Family, Hop, Member, NexthopBody, NexthopId, NexthopObject};
+use crate::model::{Family, Hop, Member, NexthopBody, NexthopId, NexthopObject, Resilience};
 
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
@@ -13,10 +13,17 @@ const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
 const NHA_ENCAP_TYPE: u16 = 7;
 const NHA_FDB: u16 = 11;
+const NHA_RES_GROUP: u16 = 12;
+const NHA_RES_GROUP_BUCKETS: u16 = 1;
+const NHA_RES_GROUP_IDLE_TIMER: u16 = 2;
+/// NLA_F_NESTED: NHA_RES_GROUP is refused without.
+const NESTED: u16 = 0x8000;
 
 const RTNH_F_ONLINK: u32 = 4;
-/// NEXTHOP_GRP_TYPE_MPATH: hash threshold groups, the only type made here.
+/// NEXTHOP_GRP_TYPE_MPATH: hash threshold groups.
 const GROUP_TYPE_MPATH: u16 = 0;
+/// NEXTHOP_GRP_TYPE_RES
+const GROUP_TYPE_RESILIENT: u16 = 1;
 
 /// Length of `struct nhmsg`: family, scope, protocol, reserved, flags (4 bytes).
 pub(super) const NHMSG: usize = 8;
@@ -34,7 +41,7 @@ pub(super) fn encode(
         NexthopBody::Single(hop) => {
             (hop.gateway.map_or(hop.family, |gateway| Family::of_addr(&gateway)).af(), hop.onlink)
         }
-        NexthopBody::Group(_) => (0, false),
+        NexthopBody::Group(_) | NexthopBody::Resilient(..) => (0, false),
         NexthopBody::Other => return Err("only single nexthops and groups can be written"),
     };
     let [f0, f1, f2, f3] = (if hop_flags { RTNH_F_ONLINK } else { 0 }).to_ne_bytes();
@@ -48,6 +55,14 @@ pub(super) fn encode(
             }
         }
         NexthopBody::Group(members) => group(enc, members),
+        NexthopBody::Resilient(members, resilience) => {
+            group(enc, members);
+            enc.attr(NHA_GROUP_TYPE, &GROUP_TYPE_RESILIENT.to_ne_bytes());
+            let at = enc.nest(NHA_RES_GROUP | NESTED);
+            enc.attr(NHA_RES_GROUP_BUCKETS, &resilience.buckets.to_ne_bytes());
+            enc.attr_u32(NHA_RES_GROUP_IDLE_TIMER, resilience.idle_timer);
+            enc.end(at);
+        }
         NexthopBody::Other => {}
     }
     enc.finish()
@@ -79,24 +94,41 @@ pub(super) fn decode(payload: &[u8]) -> Option<NexthopObject> {
     let mut id = None;
     let mut hop = Hop { gateway: None, ifindex: 0, onlink, family };
     let mut members = None;
-    let mut other = false;
+    let (mut other, mut group_type, mut resilience) = (false, GROUP_TYPE_MPATH, None);
     for (kind, value) in Attrs(payload.get(NHMSG..)?) {
         match kind {
             NHA_ID => id = u32_at(value, 0),
             NHA_OIF => hop.ifindex = u32_at(value, 0)?,
             NHA_GATEWAY => hop.gateway = ip(value),
             NHA_GROUP => members = Some(decode_group(value)),
-            NHA_GROUP_TYPE => other |= u16_at(value, 0) != Some(GROUP_TYPE_MPATH),
+            NHA_GROUP_TYPE => group_type = u16_at(value, 0)?,
+            NHA_RES_GROUP => resilience = decode_resilience(value),
             NHA_BLACKHOLE | NHA_ENCAP_TYPE | NHA_FDB => other = true,
             _ => {}
         }
     }
     let body = match members {
         _ if other => NexthopBody::Other,
-        Some(members) => NexthopBody::Group(members),
+        Some(members) => match (group_type, resilience) {
+            (GROUP_TYPE_MPATH, _) => NexthopBody::Group(members),
+            (GROUP_TYPE_RESILIENT, Some(resilience)) => NexthopBody::Resilient(members, resilience),
+            _ => NexthopBody::Other,
+        },
         None => NexthopBody::Single(hop),
     };
     Some(NexthopObject { id: NexthopId(id?), protocol, body })
+}
+
+fn decode_resilience(value: &[u8]) -> Option<Resilience> {
+    let (mut buckets, mut idle_timer) = (None, None);
+    for (kind, value) in Attrs(value) {
+        match kind {
+            NHA_RES_GROUP_BUCKETS => buckets = u16_at(value, 0),
+            NHA_RES_GROUP_IDLE_TIMER => idle_timer = u32_at(value, 0),
+            _ => {}
+        }
+    }
+    Some(Resilience { buckets: buckets?, idle_timer: idle_timer? })
 }
 
 fn decode_group(value: &[u8]) -> Vec<Member> {

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use crate::model::{
-    Family, Hop, KernelRoute, Member, NexthopBody, NexthopId, NexthopObject, RouteKey, RouteTarget, Rule,
-    RuleAction, Special,
+    Family, Hop, KernelRoute, Member, NexthopBody, NexthopId, NexthopObject, Resilience, RouteKey,
+    RouteTarget, Rule, RuleAction, Special,
 };
 
 /// A prefix of a family, host bits zero.
@@ -86,7 +86,12 @@ fn nexthop_object() -> impl Strategy<Value = NexthopObject> {
     let member = (1..=u32::MAX, 1..=u16::MAX).prop_map(|(id, weight)| Member { id: NexthopId(id), weight });
     let body = prop_oneof![
         single.prop_map(|(hop, _)| NexthopBody::Single(hop)),
-        proptest::collection::vec(member, 1..5).prop_map(NexthopBody::Group),
+        proptest::collection::vec(member.clone(), 1..5).prop_map(NexthopBody::Group),
+        (proptest::collection::vec(member, 1..5), 1..=u16::MAX, any::<u32>()).prop_map(
+            |(members, buckets, idle_timer)| {
+                NexthopBody::Resilient(members, Resilience { buckets, idle_timer })
+            }
+        ),
     ];
     (1..=u32::MAX, any::<u8>(), body).prop_map(|(id, protocol, body)| NexthopObject {
         id: NexthopId(id),

@@ -192,6 +192,7 @@ stage! {
         programmed: Gauge = "reconcile_programmed_routes", "Routes that the kernel acknowledged and that are wanted";
         failed: Gauge = "reconcile_failed_routes", "Routes that the kernel refuses";
         drift_mended: Family<Cause, Counter> = "reconcile_drift_mended", "Objects put right after somebody else changed them, by cause";
+        failover_seconds: Histogram = "reconcile_failover_seconds", "Seconds from the notification that a gateway went silent, or answers again, to the kernel's acknowledgement of the groups";
         passes: Counter = "reconcile_passes", "Full comparisons with the kernel";
     }
 }

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use crate::intent::types::{
     Allowed, AutoProtect, DefaultRoute, Import, Intent, ObjectRef, PrefixMatch, Vlan, VrfMode,
 };
-use crate::model::{Family, KernelRoute, Link, RouteKey, Rule, TABLE_MAIN};
+use crate::model::{Family, KernelRoute, Link, Resilience, RouteKey, Rule, TABLE_MAIN};
 use crate::rib::{HopSet, canonical};
 use crate::status::reason;
 
@@ -317,6 +317,16 @@ impl ImportPlan {
         kept.truncate(usize::from(self.import.max_paths.max(1)));
         scale_weights(&mut kept);
         kept
+    }
+
+    /// How flows are spread over several nexthops, where the import asks for resilient groups.
+    #[must_use]
+    pub fn resilience(&self) -> Option<Resilience> {
+        self.import.resilient.as_ref().map(|asked| Resilience {
+            // A group has at least one bucket for each nexthop.
+            buckets: asked.buckets.max(self.import.max_paths),
+            idle_timer: u32::try_from(asked.idle_timer.0.as_millis() / 10).unwrap_or(u32::MAX),
+        })
     }
 
     /// The preferred source for routes of the prefix's family.

@@ -58,7 +58,8 @@ impl Engine {
                 }
                 None => {
                     self.bodies.reference(body);
-                    let entry = Entry { body, contribution: 0, flags: INSTALLED | ADOPTED | SEEN };
+                    let contribution = self.presume(key);
+                    let entry = Entry { body, contribution, flags: INSTALLED | ADOPTED | SEEN };
                     self.entries.insert(key.0, &key.1, entry);
                     audit.differences += 1;
                     self.mark([key], now);

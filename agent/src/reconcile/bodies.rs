@@ -124,15 +124,21 @@ impl Bodies {
 
     /// Whether two bodies lead to the same nexthops in the same way, be it by different groups.
     pub(super) fn same(&self, a: BodySlot, b: BodySlot, nexthops: &Nexthops) -> bool {
-        if a == b {
-            return true;
-        }
+        a == b || self.alike(a, b, |a, b| nexthops.set(a) == nexthops.set(b))
+    }
+
+    /// Whether two bodies come to the same paths in the same way as things are, though not for ever.
+    pub(super) fn works_like(&self, a: BodySlot, b: BodySlot, nexthops: &Nexthops) -> bool {
+        self.alike(a, b, |a, b| nexthops.set(b).is_some_and(|set| nexthops.works_like(a, set)))
+    }
+
+    fn alike(&self, a: BodySlot, b: BodySlot, groups: impl Fn(GroupSlot, GroupSlot) -> bool) -> bool {
         let (Some(a), Some(b)) = (self.get(a), self.get(b)) else { return false };
-        let groups = match (&a.target, &b.target) {
-            (BodyTarget::Group(a), BodyTarget::Group(b)) => nexthops.set(*a) == nexthops.set(*b),
+        let targets = match (&a.target, &b.target) {
+            (BodyTarget::Group(a), BodyTarget::Group(b)) => groups(*a, *b),
             (a, b) => a == b,
         };
-        groups && (a.preferred_source, a.mtu, a.scope_link) == (b.preferred_source, b.mtu, b.scope_link)
+        targets && (a.preferred_source, a.mtu, a.scope_link) == (b.preferred_source, b.mtu, b.scope_link)
     }
 
     /// The route that a key gets with this body. `None` if its group is not there.

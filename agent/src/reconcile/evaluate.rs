@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::bodies::{Body, BodySlot, BodyTarget};
-use super::nexthops::GroupSlot;
+use super::nexthops::{GroupSlot, Paths};
 use super::{ADOPTED, Engine, Entry, IN_FLIGHT, INSTALLED, Key, Ops, Pending, View};
 use crate::intent::types::OnLimit;
 use crate::model::ops::RouteOp;
@@ -66,7 +66,7 @@ impl Engine {
                 self.emit_nexthops(ops, now);
                 let contribution = self.count(entry, &imports);
                 match entry {
-                    Some(entry) if self.bodies.same(entry.body, body, &self.nexthops) => {
+                    Some(entry) if self.stays(&entry, body) => {
                         self.note_alias(entry.body, body);
                         let entry = Entry { contribution, flags: entry.flags & !ADOPTED, ..entry };
                         self.entries.insert(key.0, &key.1, entry);
@@ -75,21 +75,6 @@ impl Engine {
                     _ => self.install(key, entry, body, contribution, ops),
                 }
             }
-        }
-    }
-
-    /// Two groups with the same content: neither may change in place, for its views do not know all its routes.
-    fn note_alias(&mut self, a: BodySlot, b: BodySlot) {
-        if a != b {
-            let groups = [self.group_of(a), self.group_of(b)];
-            self.shared_groups.extend(groups.into_iter().flatten());
-        }
-    }
-
-    fn group_of(&self, body: BodySlot) -> Option<GroupSlot> {
-        match self.bodies.get(body)?.target {
-            BodyTarget::Group(group) => Some(group),
-            _ => None,
         }
     }
 
@@ -247,7 +232,7 @@ impl Engine {
             return (self.by_view(key, offer, id, now), SmallVec::from_slice(&[offer.import]));
         }
         let (mut hops, mut special, mut unresolved) = (HopSet::new(), None, false);
-        let (mut source, mut mtu, mut inline) = (None, None, false);
+        let (mut source, mut mtu, mut inline, mut resilient) = (None, None, false, None);
         let mut imports = SmallVec::new();
         for offer in offers {
             self.note_direct(&offer.learned);
@@ -267,9 +252,10 @@ impl Engine {
             source = source.or(import.source(&key.1)).or(detail.and_then(|d| d.preferred_source));
             mtu = mtu.or(detail.and_then(|d| d.mtu));
             inline |= import.inline(&key.1);
+            resilient = resilient.or(import.resilience());
             imports.push(offer.import);
         }
-        let target = self.target(&canonical(hops), special, inline, now);
+        let target = self.target(&Paths { hops: canonical(hops), resilient }, special, inline, now);
         let Some(target) = target else {
             return (if unresolved { Outcome::Unresolved } else { Outcome::Nothing }, imports);
         };
@@ -282,19 +268,19 @@ impl Engine {
 
     fn target(
         &mut self,
-        hops: &HopSet,
+        paths: &Paths,
         special: Option<Special>,
         inline: bool,
         now: Option<GroupSlot>,
     ) -> Option<BodyTarget> {
-        if hops.is_empty() {
+        if paths.hops.is_empty() {
             return special.map(BodyTarget::Special);
         }
         if inline {
             let weight = |weight: u32| u16::try_from(weight).unwrap_or(u16::MAX);
-            return Some(BodyTarget::Inline(hops.iter().map(|(hop, w)| (*hop, weight(*w))).collect()));
+            return Some(BodyTarget::Inline(paths.hops.iter().map(|(hop, w)| (*hop, weight(*w))).collect()));
         }
-        let group = self.nexthops.intern(hops, now);
+        let group = self.nexthops.intern(paths, now);
         self.ids_exhausted = group.is_none();
         group.map(BodyTarget::Group)
     }
@@ -330,7 +316,8 @@ impl Engine {
             Resolved::Special(kind) => (HopSet::new(), Some(kind), true),
             Resolved::Unresolved(_) => (HopSet::new(), None, false),
         };
-        let outcome = match self.target(&hops, special, inline, now) {
+        let outcome = match self.target(&Paths { hops, resilient: import.resilience() }, special, inline, now)
+        {
             Some(target) => {
                 let body = Body { preferred_source, ..Body::plain(target) };
                 Outcome::Body(self.bodies.intern(&body, &mut self.nexthops))
@@ -372,6 +359,33 @@ impl Engine {
         new
     }
 
+    /// What a route that an earlier agent left counts for until FRR says more: the first import that may have made it
+    /// and has room. Else new routes would take the room that it still has, and `maxRoutes` be exceeded.
+    pub(super) fn presume(&mut self, key: Key) -> u16 {
+        let (table, metric) = self.targets.get(key.0 as usize).copied().unwrap_or_default();
+        if self.plan.static_routes.contains_key(&self.route_key(key)) {
+            return 0;
+        }
+        let may = |(index, import): &(u16, &ImportPlan)| {
+            import.import.program && import.blocked.is_none() && !self.is_full(*index, import)
+        };
+        let maker = self.plan.imports_into(table, metric).find(may).map(|(index, _)| index);
+        let Some(index) = maker else { return 0 };
+        self.count(None, &SmallVec::from_slice(&[index]))
+    }
+
+    /// Presumes anew for all that is not confirmed, after another plan.
+    pub(super) fn presume_adopted(&mut self) {
+        let adopted = self.entries.iter().filter(|(_, _, entry)| entry.flags & ADOPTED != 0);
+        let adopted: Vec<Key> = adopted.map(|(target, prefix, _)| (target, prefix)).collect();
+        for key in adopted {
+            let contribution = self.presume(key);
+            if let Some(entry) = self.entries.get_mut(key.0, &key.1) {
+                entry.contribution = contribution;
+            }
+        }
+    }
+
     fn intern_contribution(&mut self, imports: &SmallVec<[u16; 2]>) -> u16 {
         if imports.is_empty() {
             return 0;
@@ -406,7 +420,7 @@ impl Engine {
         let ids = std::mem::take(&mut self.changed_ids);
         let mut revisit: FxHashSet<u32> =
             ids.iter().copied().filter(|id| self.direct_ids.contains(id)).collect();
-        let mut moves: FxHashMap<Option<BodySlot>, Vec<(View, Option<HopSet>)>> = FxHashMap::default();
+        let mut moves: FxHashMap<Option<BodySlot>, Vec<(View, Option<Paths>)>> = FxHashMap::default();
         for id in &ids {
             for view in self.views_of.get(id).into_iter().flatten() {
                 let Some(outcome) = self.views.get(view) else {
@@ -437,22 +451,25 @@ impl Engine {
         }
     }
 
-    fn group_set(&self, body: BodySlot) -> Option<&HopSet> {
+    fn group_set(&self, body: BodySlot) -> Option<&Paths> {
         self.nexthops.set(self.group_of(body)?)
     }
 
-    fn view_set(&self, view: View) -> Option<HopSet> {
+    pub(super) fn view_set(&self, view: View) -> Option<Paths> {
         let import = self.plan.imports.get(usize::from(view.import))?;
         let target = LearnedTarget::Nexthop(view.id);
         let learned = Learned { target, protocol: 0, generation: view.generation, answer: Answer::default() };
         let family = if view.v6 { Family::Ipv6 } else { Family::Ipv4 };
         match self.rib.resolve(&learned, family) {
-            Resolved::Hops(hops) => Some(import.hops(&hops)).filter(|hops| !hops.is_empty()),
+            Resolved::Hops(hops) => {
+                let hops = import.hops(&hops);
+                (!hops.is_empty()).then(|| Paths { hops, resilient: import.resilience() })
+            }
             _ => None,
         }
     }
 
-    fn move_together(&mut self, old: BodySlot, moved: &[(View, Option<HopSet>)]) -> bool {
+    fn move_together(&mut self, old: BodySlot, moved: &[(View, Option<Paths>)]) -> bool {
         let Some(BodyTarget::Group(group)) = self.bodies.get(old).map(|body| body.target.clone()) else {
             return false;
         };
@@ -464,7 +481,10 @@ impl Engine {
             outcome.body().is_some_and(uses) && !moved.iter().any(|(other, _)| other == view)
         };
         // Routes outside any view may share the group: detailed and united ones, and stale ones of an older feed.
-        let shared = self.shared_groups.contains(&group) || !self.feed.is_synchronized();
+        let shared = self.shared_groups.contains(&group)
+            || self.aliased_groups.contains(&group)
+            || !self.nexthops.lodgers(group).is_empty()
+            || !self.feed.is_synchronized();
         if !same || shared || self.views.iter().any(stays) {
             return false;
         }

@@ -8,6 +8,7 @@
 mod audit;
 mod bodies;
 mod evaluate;
+mod failover;
 mod feedback;
 mod learn;
 mod nexthops;
@@ -174,6 +175,8 @@ pub struct Engine {
     room: BTreeSet<u16>,
     /// Groups that routes use in ways that views do not cover: never changed in place.
     shared_groups: FxHashSet<GroupSlot>,
+    /// Groups whose routes rest in another one, and groups with a twin: never changed in place either.
+    aliased_groups: FxHashSet<GroupSlot>,
     ids_exhausted: bool,
     dirty_since: Option<Instant>,
     latency: Option<Duration>,
@@ -217,6 +220,7 @@ impl Engine {
             waiting: FxHashSet::default(),
             room: BTreeSet::new(),
             shared_groups: FxHashSet::default(),
+            aliased_groups: FxHashSet::default(),
             ids_exhausted: false,
             dirty_since: None,
             latency: None,
@@ -277,6 +281,7 @@ impl Engine {
         self.contribution_index.clear();
         // Contributions are renumbered with the imports: they are counted anew as keys are evaluated.
         self.entries.for_each_mut(|entry| entry.contribution = 0);
+        self.presume_adopted();
         self.forget_views();
         self.answers.review = true;
         self.mark_everything(now);
@@ -346,6 +351,7 @@ impl Engine {
         self.groups_vanished(&gone, now);
         let inline = self.bodies.inline_on(&lost);
         self.bodies_vanished(&inline, now);
+        self.settle_lodgers(now);
     }
 
     /// The kernel dropped the nexthops of these links and, without a notification, the routes that lived by them
@@ -355,6 +361,7 @@ impl Engine {
         self.groups_vanished(&gone, now);
         let inline = self.bodies.inline_on(links);
         self.bodies_vanished(&inline, now);
+        self.settle_lodgers(now);
     }
 
     fn groups_vanished(&mut self, groups: &[GroupSlot], now: Instant) {
@@ -369,6 +376,8 @@ impl Engine {
         if bodies.is_empty() {
             return;
         }
+        // The dump under way may be from before.
+        self.audit_wanted |= self.suspended;
         let bodies: FxHashSet<BodySlot> = bodies.iter().copied().collect();
         let mut lost = Vec::new();
         for (target, prefix, entry) in self.entries.iter() {
@@ -524,6 +533,7 @@ impl Engine {
         }
         for group in self.nexthops.collect(&mut |op, about| ops.push(op, Pending::Nexthop(about))) {
             self.shared_groups.remove(&group);
+            self.aliased_groups.remove(&group);
         }
         let nexthops = &self.nexthops;
         self.nexthop_failures.retain(|op, _| nexthops.is_wanted(*op));

@@ -5,20 +5,31 @@
 //! is what the kernel holds once all emitted operations are done; errors correct it.
 
 mod adopt;
+mod health;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::model::ops::RouteOp;
-use crate::model::{Hop, Member, NexthopBody, NexthopId, NexthopObject};
+use crate::model::{Hop, Member, NexthopBody, NexthopId, NexthopObject, Resilience};
 use crate::rib::HopSet;
 
 /// Index of a hop.
 pub(super) type HopSlot = u32;
 /// Index of a group.
 pub(super) type GroupSlot = u32;
+
+/// What a group should hold, and how flows are spread over it. Equal ones share a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Paths {
+    /// Where to.
+    pub(super) hops: HopSet,
+    /// Present for a resilient group.
+    pub(super) resilient: Option<Resilience>,
+}
 
 struct HopState {
     hop: Hop,
@@ -31,14 +42,18 @@ struct HopState {
 struct GroupState {
     id: NexthopId,
     /// What it should hold when all links are well.
-    set: HopSet,
+    set: Paths,
     members: SmallVec<[(HopSlot, u16); 2]>,
     /// What the kernel holds; empty: the group does not exist there.
     programmed: SmallVec<[(HopSlot, u16); 2]>,
     /// Bodies that use it.
     refs: u32,
-    /// Found in a dump: what it should hold is not known while a link of it may be down.
+    /// Found in a dump: what it should hold is not known while a path of it may be down.
     adopted: bool,
+    /// Other sets whose routes rest here, because as things are they come to the same paths.
+    lodgers: SmallVec<[Paths; 1]>,
+    /// A replacement was refused: `programmed` is a guess until the next one succeeds.
+    doubtful: bool,
 }
 
 /// What an emitted nexthop operation was about. Hops before groups: the cause before its consequence.
@@ -54,11 +69,17 @@ pub(super) struct Nexthops {
     hops: Vec<Option<HopState>>,
     hop_index: FxHashMap<Hop, HopSlot>,
     groups: Vec<Option<GroupState>>,
-    by_set: FxHashMap<HopSet, SmallVec<[GroupSlot; 1]>>,
+    by_set: FxHashMap<Paths, SmallVec<[GroupSlot; 1]>>,
     by_id: FxHashMap<NexthopId, Owned>,
     free_hops: Vec<HopSlot>,
     free_groups: Vec<GroupSlot>,
     usable: BTreeSet<u32>,
+    /// (interface, gateway) whose neighbour entry has failed.
+    silent: FxHashSet<(u32, IpAddr)>,
+    /// Groups with lodgers.
+    lodging: FxHashSet<GroupSlot>,
+    /// [`Self::gateways`] may have changed since it was asked for.
+    gateways_changed: bool,
     dirty_hops: FxHashSet<HopSlot>,
     dirty_groups: FxHashSet<GroupSlot>,
     unused: FxHashSet<GroupSlot>,
@@ -87,6 +108,9 @@ impl Nexthops {
             free_hops: Vec::new(),
             free_groups: Vec::new(),
             usable: BTreeSet::new(),
+            silent: FxHashSet::default(),
+            lodging: FxHashSet::default(),
+            gateways_changed: false,
             dirty_hops: FxHashSet::default(),
             dirty_groups: FxHashSet::default(),
             unused: FxHashSet::default(),
@@ -110,7 +134,7 @@ impl Nexthops {
         self.groups.get_mut(slot as usize)?.as_mut()
     }
 
-    pub(super) fn set(&self, slot: GroupSlot) -> Option<&HopSet> {
+    pub(super) fn set(&self, slot: GroupSlot) -> Option<&Paths> {
         self.group(slot).map(|group| &group.set)
     }
 
@@ -124,20 +148,25 @@ impl Nexthops {
     }
 
     /// The group for a set, made if there is none; `None` when the id range is used up. `now` is the group that the
-    /// asking route has: an adopted one that lacks only what is on unusable links becomes the group of the set.
-    pub(super) fn intern(&mut self, set: &HopSet, now: Option<GroupSlot>) -> Option<GroupSlot> {
+    /// asking route has. An adopted one that lacks only what does not work becomes the group of the set; in another
+    /// one that comes to the same paths as things are, the set lodges: its routes need not be rewritten.
+    pub(super) fn intern(&mut self, set: &Paths, now: Option<GroupSlot>) -> Option<GroupSlot> {
         if let Some(slot) = self.by_set.get(set).and_then(|slots| slots.first()).copied() {
             if let Some(group) = self.group_mut(slot) {
                 group.adopted = false;
             }
             return Some(slot);
         }
-        if let Some(slot) = now.filter(|slot| self.lacks_only_unusable(*slot, set)) {
+        if let Some(slot) = now.filter(|slot| self.lacks_only_idle(*slot, set)) {
             self.retarget(slot, set)?;
             return Some(slot);
         }
+        if let Some(slot) = now.filter(|slot| self.works_like(*slot, set)) {
+            self.lodge(slot, set);
+            return Some(slot);
+        }
         let id = self.allocate()?;
-        let members = self.members(set)?;
+        let members = self.members(&set.hops)?;
         let state = GroupState {
             id,
             set: set.clone(),
@@ -145,6 +174,8 @@ impl Nexthops {
             programmed: SmallVec::new(),
             refs: 0,
             adopted: false,
+            lodgers: SmallVec::new(),
+            doubtful: false,
         };
         let slot = self.store(state);
         self.dirty_groups.insert(slot);
@@ -156,11 +187,11 @@ impl Nexthops {
         self.usable.contains(&ifindex)
     }
 
-    fn lacks_only_unusable(&self, slot: GroupSlot, set: &HopSet) -> bool {
+    fn lacks_only_idle(&self, slot: GroupSlot, set: &Paths) -> bool {
         let Some(group) = self.group(slot) else { return false };
-        let usable: HopSet =
-            set.iter().copied().filter(|(hop, _)| self.usable.contains(&hop.ifindex)).collect();
-        group.adopted && !usable.is_empty() && group.set == usable
+        let working = self.working(&set.hops);
+        let unclear = group.adopted && group.lodgers.is_empty() && group.set.resilient == set.resilient;
+        unclear && !working.is_empty() && group.set.hops == working
     }
 
     fn store(&mut self, state: GroupState) -> GroupSlot {
@@ -171,6 +202,7 @@ impl Nexthops {
         self.by_set.entry(state.set.clone()).or_default().push(slot);
         self.by_id.insert(state.id, Owned::Group(slot));
         self.unused.insert(slot);
+        self.gateways_changed |= state.set.hops.len() > 1;
         if let Some(place) = self.groups.get_mut(slot as usize) {
             *place = Some(state);
         }
@@ -243,19 +275,24 @@ impl Nexthops {
 
     /// Changes what a group holds, in place: one message, whatever the number of routes. Not where no link of the new
     /// set is usable: the kernel has no empty groups.
-    pub(super) fn replace(&mut self, slot: GroupSlot, set: &HopSet) -> bool {
-        if !set.iter().any(|(hop, _)| self.usable.contains(&hop.ifindex)) {
+    pub(super) fn replace(&mut self, slot: GroupSlot, set: &Paths) -> bool {
+        // A group's type is for life.
+        if self.set(slot).is_none_or(|now| now.resilient != set.resilient) {
+            return false;
+        }
+        if !set.hops.iter().any(|(hop, _)| self.usable.contains(&hop.ifindex)) {
             return false;
         }
         self.retarget(slot, set).is_some()
     }
 
-    fn retarget(&mut self, slot: GroupSlot, set: &HopSet) -> Option<()> {
-        let members = self.members(set)?;
+    fn retarget(&mut self, slot: GroupSlot, set: &Paths) -> Option<()> {
+        let members = self.members(&set.hops)?;
         let group = self.group_mut(slot)?;
         group.adopted = false;
         let old_set = std::mem::replace(&mut group.set, set.clone());
         let old_members = std::mem::replace(&mut group.members, members);
+        self.gateways_changed = true;
         self.unindex(&old_set, slot);
         self.by_set.entry(set.clone()).or_default().push(slot);
         self.release_hops(&old_members);
@@ -263,7 +300,7 @@ impl Nexthops {
         Some(())
     }
 
-    fn unindex(&mut self, set: &HopSet, slot: GroupSlot) {
+    fn unindex(&mut self, set: &Paths, slot: GroupSlot) {
         if let Some(slots) = self.by_set.get_mut(set) {
             slots.retain(|other| *other != slot);
             if slots.is_empty() {
@@ -281,51 +318,7 @@ impl Nexthops {
         }
     }
 
-    // ===== links =====
-
-    /// Takes note of the links on which nexthops can exist. What stood on a link that went is gone from the kernel,
-    /// silently (net/ipv4/nexthop.c, `nexthop_flush_dev`). Returns the groups that the kernel dropped with their routes.
-    pub(super) fn set_usable(&mut self, usable: BTreeSet<u32>) -> Vec<GroupSlot> {
-        let lost: BTreeSet<u32> = self.usable.difference(&usable).copied().collect();
-        let gained: BTreeSet<u32> = usable.difference(&self.usable).copied().collect();
-        self.usable = usable;
-        self.touch_links(&gained);
-        self.flush_links(&lost)
-    }
-
-    /// Links on which nexthops could exist so far, and no longer.
-    pub(super) fn unusable_in(&self, usable: &BTreeSet<u32>) -> BTreeSet<u32> {
-        self.usable.difference(usable).copied().collect()
-    }
-
-    fn touch_links(&mut self, links: &BTreeSet<u32>) {
-        for (slot, state) in self.hops.iter().enumerate() {
-            if let Some(state) = state
-                && links.contains(&state.hop.ifindex)
-            {
-                self.dirty_hops.insert(slot_of(slot));
-            }
-        }
-    }
-
-    /// The kernel dropped every nexthop object of these links.
-    pub(super) fn flush_links(&mut self, links: &BTreeSet<u32>) -> Vec<GroupSlot> {
-        if links.is_empty() {
-            return Vec::new();
-        }
-        let mut gone = FxHashSet::default();
-        for (slot, state) in self.hops.iter_mut().enumerate() {
-            if let Some(state) = state
-                && state.present
-                && links.contains(&state.hop.ifindex)
-            {
-                state.present = false;
-                gone.insert(slot_of(slot));
-            }
-        }
-        self.dirty_hops.extend(gone.iter().copied());
-        self.forget_members(&gone)
-    }
+    // ===== losses =====
 
     /// These hops left the kernel: so did their memberships. Returns groups that the kernel dropped for it.
     fn forget_members(&mut self, gone: &FxHashSet<HopSlot>) -> Vec<GroupSlot> {
@@ -342,6 +335,15 @@ impl Nexthops {
             }
         }
         dropped
+    }
+
+    /// Whether the kernel is believed to hold this object of ours.
+    pub(super) fn holds(&self, id: NexthopId) -> bool {
+        match self.by_id.get(&id) {
+            Some(Owned::Hop(slot)) => self.hop(*slot).is_some_and(|hop| hop.present),
+            Some(Owned::Group(slot)) => self.is_present(*slot),
+            None => false,
+        }
     }
 
     /// An object of ours left the kernel (somebody deleted it, or a dump lacks it). Returns the groups that are gone.
@@ -393,11 +395,7 @@ impl Nexthops {
                 push(RouteOp::AddNexthop(object), NexthopOp::Hop(slot));
             }
         }
-        if !new.is_empty() {
-            let lists = |group: &GroupState| group.members.iter().any(|(hop, _)| new.contains(hop));
-            let users = self.groups.iter().enumerate().filter(|(_, group)| group.as_ref().is_some_and(lists));
-            self.dirty_groups.extend(users.map(|(group, _)| slot_of(group)));
-        }
+        self.touch_groups(&new);
         let appeared = self.emit_groups(push);
         for slot in unused {
             self.drop_hop(slot, push);
@@ -410,16 +408,18 @@ impl Nexthops {
         let mut appeared = Vec::new();
         for slot in dirty {
             let Some(Some(group)) = self.groups.get(slot as usize) else { continue };
-            let present = |hop: HopSlot| self.hop(hop).is_some_and(|state| state.present);
-            let wanted: SmallVec<[(HopSlot, u16); 2]> =
-                group.members.iter().copied().filter(|(hop, _)| present(*hop)).collect();
-            if wanted.is_empty() || wanted == group.programmed {
+            let wanted = self.carrying(&group.members);
+            if wanted.is_empty() || (wanted == group.programmed && !group.doubtful) {
                 continue;
             }
             let members = wanted
                 .iter()
                 .filter_map(|(hop, weight)| Some(Member { id: self.hop(*hop)?.id, weight: *weight }));
-            let body = NexthopBody::Group(members.collect());
+            let members = members.collect();
+            let body = match group.set.resilient {
+                None => NexthopBody::Group(members),
+                Some(resilience) => NexthopBody::Resilient(members, resilience),
+            };
             let object = NexthopObject { id: group.id, protocol: self.protocol, body };
             let new = group.programmed.is_empty();
             push(
@@ -431,6 +431,7 @@ impl Nexthops {
             }
             if let Some(group) = self.group_mut(slot) {
                 group.programmed = wanted;
+                group.doubtful = false;
             }
         }
         appeared
@@ -457,6 +458,8 @@ impl Nexthops {
             self.by_id.remove(&group.id);
             self.unindex(&group.set, *slot);
             self.dirty_groups.remove(slot);
+            self.lodging.remove(slot);
+            self.gateways_changed |= group.set.hops.len() > 1;
             self.release_hops(&group.members);
             self.free_groups.push(*slot);
             if !group.programmed.is_empty() {
@@ -471,8 +474,9 @@ impl Nexthops {
     }
 
     /// An operation failed: corrects what was believed. EEXIST means that the id is somebody else's: another is taken.
-    /// Returns groups that do not exist after all.
-    pub(super) fn failed(&mut self, op: NexthopOp, errno: i32) -> Vec<GroupSlot> {
+    /// Returns groups that do not exist after all; a group whose replacement failed (a member may have gone with its
+    /// link a moment before) still has its routes.
+    pub(super) fn failed(&mut self, op: NexthopOp, errno: i32, replaced: bool) -> Vec<GroupSlot> {
         match op {
             NexthopOp::Delete => Vec::new(),
             NexthopOp::Hop(slot) => {
@@ -486,6 +490,12 @@ impl Nexthops {
                     self.dirty_hops.insert(slot);
                 }
                 self.forget_members(&FxHashSet::from_iter([slot]))
+            }
+            NexthopOp::Group(slot) if replaced => {
+                if let Some(group) = self.group_mut(slot) {
+                    group.doubtful = true;
+                }
+                Vec::new()
             }
             NexthopOp::Group(slot) => {
                 if errno == libc::EEXIST {
@@ -524,7 +534,9 @@ impl Nexthops {
         let absent = |hop: &Option<HopState>| hop.as_ref().is_some_and(|hop| !hop.present && hop.refs > 0);
         let hops = self.hops.iter().enumerate().filter(|(_, hop)| absent(hop)).map(|(slot, _)| slot_of(slot));
         self.dirty_hops.extend(hops);
-        let differs = |group: &Option<GroupState>| group.as_ref().is_some_and(|g| g.programmed != g.members);
+        let differs = |group: &Option<GroupState>| {
+            group.as_ref().is_some_and(|g| g.programmed != g.members || g.doubtful)
+        };
         let groups =
             self.groups.iter().enumerate().filter(|(_, g)| differs(g)).map(|(slot, _)| slot_of(slot));
         self.dirty_groups.extend(groups);

@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::bodies::BodySlot;
 use super::nexthops::NexthopOp;
 use super::{Engine, Failure, IN_FLIGHT, INSTALLED, Key, NEXTHOP_RETRY, Pending, RETRY_MAX, RETRY_MIN};
-use crate::model::ops::BatchDone;
-use crate::model::{KernelRoute, NexthopId};
+use crate::model::ops::{BatchDone, RouteOp};
+use crate::model::{KernelRoute, NexthopId, RouteKey};
 
 impl Engine {
     /// A batch was applied.
@@ -19,7 +19,10 @@ impl Engine {
             let error = error.map(|error| (error.errno, error.to_string()));
             self.stats.operations += 1;
             match pending {
-                Pending::Nexthop(op) => self.nexthop_done(op, error.as_ref(), now),
+                Pending::Nexthop(op) => {
+                    let replaced = matches!(done.ops.get(index), Some(RouteOp::ReplaceNexthop(_)));
+                    self.nexthop_done(op, replaced, error.as_ref(), now);
+                }
                 Pending::Route { key, new, old, installed } => match error {
                     None => self.route_done(key, old),
                     Some(error) => self.route_refused(key, new, old.map(|old| (old, installed)), error, now),
@@ -37,7 +40,7 @@ impl Engine {
         }
     }
 
-    fn nexthop_done(&mut self, op: NexthopOp, error: Option<&(i32, String)>, now: Instant) {
+    fn nexthop_done(&mut self, op: NexthopOp, replaced: bool, error: Option<&(i32, String)>, now: Instant) {
         let Some((errno, text)) = error else {
             self.nexthop_failures.remove(&op);
             return;
@@ -50,7 +53,7 @@ impl Engine {
         if op != NexthopOp::Delete {
             self.nexthop_failures.insert(op, format!("{}: {text}", self.nexthops.describe(op)));
         }
-        let gone = self.nexthops.failed(op, *errno);
+        let gone = self.nexthops.failed(op, *errno, replaced);
         self.groups_vanished(&gone, now);
         self.nexthop_retry.get_or_insert(now + NEXTHOP_RETRY);
     }
@@ -123,10 +126,13 @@ impl Engine {
 
     // ===== notifications =====
 
-    /// Somebody else removed a route of ours.
-    pub fn route_vanished(&mut self, route: &KernelRoute, now: Instant) {
-        let target = self.target_id(route.key.table, route.key.metric);
-        let Some(entry) = self.entries.get_mut(target, &route.key.prefix) else { return };
+    /// Somebody else removed a route of ours, or put `route` in its place. Returns whether that is to be mended: one
+    /// that is being changed by us anyway is looked at by a full comparison.
+    pub fn route_vanished(&mut self, route: &KernelRoute, now: Instant) -> bool {
+        let Some(target) = self.target_index.get(&(route.key.table, route.key.metric)).copied() else {
+            return false;
+        };
+        let Some(entry) = self.entries.get_mut(target, &route.key.prefix) else { return false };
         if entry.flags & IN_FLIGHT != 0 {
             // Before or after our own change? Only a dump can tell.
             self.audit_wanted = true;
@@ -134,6 +140,18 @@ impl Engine {
             entry.flags &= !INSTALLED;
             self.stats.drift += 1;
             self.mark([(target, route.key.prefix)], now);
+            return true;
+        }
+        false
+    }
+
+    /// Somebody's route is gone from a key: one of ours that had to stay out for it need not wait any longer.
+    pub fn key_freed(&mut self, key: &RouteKey, now: Instant) {
+        let target = self.target_index.get(&(key.table, key.metric)).copied();
+        if let Some(target) = target
+            && self.failures.contains_key(&(target, key.prefix))
+        {
+            self.mark([(target, key.prefix)], now);
         }
     }
 
@@ -142,21 +160,20 @@ impl Engine {
         self.audit_wanted = true;
     }
 
-    /// Somebody else's route has come. Where it has the key of one of ours it may have replaced that, and the kernel
-    /// tells of nothing else then.
+    /// Somebody else's route has come. Where it has the key of one of ours, a full comparison looks at both.
     pub fn foreign_appeared(&mut self, route: &KernelRoute) {
         let target = self.target_index.get(&(route.key.table, route.key.metric));
         let entry = target.and_then(|target| self.entries.get(*target, &route.key.prefix));
         self.audit_wanted |= entry.is_some_and(|entry| entry.flags & INSTALLED != 0);
     }
 
-    /// A nexthop object of ours is gone.
-    pub fn nexthop_vanished(&mut self, id: NexthopId, now: Instant) {
+    /// A nexthop object is gone. Returns whether it was one of ours that is wanted.
+    pub fn nexthop_vanished(&mut self, id: NexthopId, now: Instant) -> bool {
+        let wanted = self.nexthops.holds(id);
         let gone = self.nexthops.lost(id);
-        if self.nexthops.is_dirty() {
-            self.stats.drift += 1;
-        }
+        self.stats.drift += u64::from(wanted);
         self.groups_vanished(&gone, now);
+        wanted
     }
 
     /// Notifications were lost, or contradict what we believe.

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::bodies::{Body, BodyTarget};
+use super::bodies::{Body, BodySlot, BodyTarget};
 use super::{ADOPTED, Engine, INSTALLED};
 use crate::api::ChangeCounts;
 use crate::intent::types::ObjectRef;
@@ -103,6 +103,7 @@ impl Engine {
                 installed.then(|| self.bodies.get(entry.body)).flatten().map(|body| self.content(body));
             match self.wish(plan, held, key, entry.flags & ADOPTED != 0, &mut taken) {
                 Wish::Route(content, _) if before.as_ref() == Some(&content) => {}
+                Wish::Route(content, _) if installed && self.comes_to(entry.body, &content) => {}
                 Wish::Route(content, _) if before.is_none() && !self.can_be_made(&content) => {}
                 Wish::Route(content, owner) => {
                     visit(Difference { key, before, after: Some((content, owner)) });
@@ -136,6 +137,11 @@ impl Engine {
         plan.static_routes.keys().filter(|key| !known(key)).for_each(|key| add(*key));
     }
 
+    /// Whether a route with this body stays for one with this content, as things are.
+    fn comes_to(&self, body: BodySlot, content: &Content) -> bool {
+        self.group_of(body).is_some_and(|group| self.nexthops.comes_to(group, &content.hops))
+    }
+
     /// Whether any of its ways out exists now.
     fn can_be_made(&self, content: &Content) -> bool {
         content.hops.is_empty() || content.hops.iter().any(|(hop, _)| self.nexthops.is_usable(hop.ifindex))
@@ -143,7 +149,9 @@ impl Engine {
 
     fn content(&self, body: &Body) -> Content {
         let hops = match &body.target {
-            BodyTarget::Group(group) => self.nexthops.set(*group).cloned().unwrap_or_default(),
+            BodyTarget::Group(group) => {
+                self.nexthops.set(*group).map(|paths| paths.hops.clone()).unwrap_or_default()
+            }
             BodyTarget::Inline(hops) => hops.iter().map(|(hop, w)| (*hop, u32::from(*w))).collect(),
             BodyTarget::Special(kind) => return Content { hops: HopSet::new(), special: Some(*kind) },
             BodyTarget::Foreign(_) => HopSet::new(),

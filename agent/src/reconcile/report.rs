@@ -46,6 +46,12 @@ pub struct ImportCounts {
     pub accepted: u64,
     /// Of those, not taken, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
+    /// Routes from it that the kernel holds; those of several imports count for each.
+    pub programmed: u64,
+    /// That the kernel refuses.
+    pub failed: u64,
+    /// Held, though FRR has not confirmed them.
+    pub stale: u64,
 }
 
 /// Counts of one kernel table.
@@ -167,17 +173,21 @@ impl Engine {
     fn count_entry(&self, key: (u32, IpNet), entry: &Entry, counts: &mut Counts) {
         let table = counts.tables.entry(self.route_key(key).table).or_default();
         table.desired += 1;
-        if self.failures.contains_key(&key) {
-            table.failed += 1;
-            counts.failed += 1;
-        }
-        match entry.flags & (INSTALLED | IN_FLIGHT) {
-            INSTALLED => {
-                table.programmed += 1;
-                counts.programmed += 1;
-                counts.stale += u64::from(self.is_stale(key, entry));
+        let failed = self.failures.contains_key(&key);
+        let programmed = entry.flags & (INSTALLED | IN_FLIGHT) == INSTALLED;
+        let stale = programmed && self.is_stale(key, entry);
+        table.failed += u64::from(failed);
+        table.programmed += u64::from(programmed);
+        counts.failed += u64::from(failed);
+        counts.programmed += u64::from(programmed);
+        counts.stale += u64::from(stale);
+        counts.pending += u64::from(!programmed);
+        for index in self.contribution(entry.contribution) {
+            if let Some(import) = counts.imports.get_mut(usize::from(*index)) {
+                import.programmed += u64::from(programmed);
+                import.failed += u64::from(failed);
+                import.stale += u64::from(stale);
             }
-            _ => counts.pending += 1,
         }
     }
 
@@ -269,7 +279,7 @@ impl Engine {
         let (mut nexthops, mut special) = (Vec::new(), None);
         match entry.and_then(|entry| self.bodies.get(entry.body)).map(|body| &body.target) {
             Some(BodyTarget::Group(group)) => {
-                nexthops = self.nexthops.set(*group).map_or(vec![], |set| set.to_vec());
+                nexthops = self.nexthops.set(*group).map_or(vec![], |paths| paths.hops.to_vec());
             }
             Some(BodyTarget::Inline(hops)) => {
                 nexthops = hops.iter().map(|(hop, w)| (*hop, u32::from(*w))).collect();

@@ -1,6 +1,7 @@
 //! The engine against a kernel made of maps.
 
 mod convergence;
+mod failover;
 mod fake;
 mod feedback;
 
@@ -18,7 +19,7 @@ use zebra_fpm::{
 use self::fake::Kernel;
 use super::{Engine, RouteView};
 use crate::intent::types::*;
-use crate::model::{Link, RouteTarget, Special};
+use crate::model::{Link, NeighbourState, RouteTarget, Special};
 use crate::plan::{Links, Plan, PlanInput};
 use crate::status::reason;
 use crate::status::rows::RouteState;
@@ -173,6 +174,12 @@ impl Bench {
         let link = self.links.get_mut(&ifindex).unwrap();
         (link.up, link.carrier) = (up, up);
         self.replan();
+        self.settle();
+    }
+
+    fn set_neighbour(&mut self, gateway: &str, ifindex: u32, silent: bool) {
+        let state = if silent { NeighbourState::Failed } else { NeighbourState::Valid };
+        self.engine.neighbour_changed(ifindex, gateway.parse().unwrap(), Some(state), self.now);
         self.settle();
     }
 
@@ -447,12 +454,52 @@ fn the_limit_rejects_new_prefixes_until_there_is_room() {
         bench.say(&[route(&format!("100.64.{i}.0/24"), 11)]);
     }
     assert_eq!(bench.fib(254).len(), 2);
+    assert_eq!(bench.engine.counts().imports[0].programmed, 2);
     assert_eq!(bench.engine.counts().rejected.get(reason::MAX_ROUTES), Some(&2));
     bench.replan();
     bench.settle();
     assert_eq!(bench.via("100.64.1.0/24"), ["10.0.1.1"], "a new plan does not shuffle who is in");
     bench.say(&[withdraw("100.64.1.0/24")]);
     assert_eq!(bench.fib(254).len(), 2, "one of the others took the room");
+}
+
+#[test]
+fn a_restart_neither_exceeds_the_limit_nor_shuffles_who_is_in() {
+    let mut spec = import(5000, 254);
+    spec.max_routes = 2;
+    let mut bench = Bench::new(vec![spec]);
+    let announce = |order: &[u8]| {
+        let routes = order.iter().map(|i| route(&format!("100.64.{i}.0/24"), 11));
+        [hop(11, "10.0.1.1", 2)].into_iter().chain(routes).collect::<Vec<_>>()
+    };
+    bench.say(&announce(&[1, 2]));
+    bench.say(&announce(&[3, 4]));
+    bench.replayed();
+    let before = bench.fib(254);
+    let operations = bench.operations(|bench| {
+        bench.restart();
+        bench.connect(PID);
+        // The others come first this time.
+        bench.say(&announce(&[4, 3]));
+        assert_eq!(bench.fib(254).len(), 2, "what is not confirmed yet keeps its room");
+        bench.say(&announce(&[2, 1]));
+        bench.replayed();
+    });
+    assert_eq!((operations, bench.fib(254)), (0, before));
+    // One of them is not announced any more: its room is free once the replay is whole.
+    bench.restart();
+    bench.connect(PID);
+    bench.say(&announce(&[4, 3, 2]));
+    bench.replayed();
+    assert_eq!(bench.fib(254).len(), 2);
+    assert!(bench.via("100.64.1.0/24").is_empty() && !bench.via("100.64.2.0/24").is_empty());
+    // A lower limit holds for what an earlier agent left too.
+    bench.intent.imports[0].max_routes = 1;
+    bench.restart();
+    bench.connect(PID);
+    bench.say(&announce(&[4, 3, 2]));
+    bench.replayed();
+    assert_eq!(bench.fib(254).len(), 1);
 }
 
 #[test]

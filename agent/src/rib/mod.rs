@@ -167,6 +167,8 @@ pub struct Rib {
     detail_index: FxHashMap<Detail, u32>,
     /// Routes that are not proto 2, per FPM table: the tables that FRR writes.
     per_table: FxHashMap<u32, u64>,
+    /// Routes of the current generation by each nexthop id.
+    users: FxHashMap<u32, u64>,
     ignored: Ignored,
 }
 
@@ -178,6 +180,7 @@ impl Default for Rib {
             details: Vec::new(),
             detail_index: FxHashMap::default(),
             per_table: FxHashMap::default(),
+            users: FxHashMap::default(),
             ignored: Ignored::default(),
         }
     }
@@ -200,6 +203,7 @@ impl Rib {
     pub fn new_generation(&mut self) -> Generation {
         let next = Generation(self.generation().0.wrapping_add(1));
         self.epochs.push_back(Epoch::new(next));
+        self.users.clear();
         if self.epochs.len() > MAX_GENERATIONS + 1 {
             self.epochs.pop_front();
         }
@@ -212,8 +216,9 @@ impl Rib {
             Update::Route(route) => self.apply_route(route),
             Update::RouteDel(gone) => {
                 let table = table_of(&gone.key);
-                if self.routes.remove(table, &gone.key.dst).is_some() {
+                if let Some(old) = self.routes.remove(table, &gone.key.dst) {
                     self.count(table, -1);
+                    self.use_nexthop(&old, -1);
                 }
                 Change::Route { table, prefix: gone.key.dst, present: false }
             }
@@ -223,6 +228,7 @@ impl Rib {
                 match epoch.nexthops.remove(&id.0) {
                     Some(body) => {
                         epoch.unlink(id.0, &body);
+                        self.users.retain(|_, users| *users > 0);
                         Change::Nexthop(id.0)
                     }
                     None => Change::None,
@@ -260,9 +266,11 @@ impl Rib {
         };
         let generation = self.generation();
         let learned = Learned { target, protocol: route.protocol.0, generation, answer: Answer::Owed };
-        if self.routes.insert(table, &prefix, learned).is_none() {
-            self.count(table, 1);
+        match self.routes.insert(table, &prefix, learned) {
+            None => self.count(table, 1),
+            Some(old) => self.use_nexthop(&old, -1),
         }
+        self.use_nexthop(&learned, 1);
         Change::Route { table, prefix, present: true }
     }
 
@@ -337,6 +345,21 @@ impl Rib {
         if *count == 0 {
             self.per_table.remove(&table);
         }
+    }
+
+    fn use_nexthop(&mut self, learned: &Learned, delta: i64) {
+        if let LearnedTarget::Nexthop(id) = learned.target
+            && learned.generation == self.generation()
+        {
+            let users = self.users.entry(id).or_default();
+            *users = users.saturating_add_signed(delta);
+        }
+    }
+
+    /// How many routes of the current generation name this nexthop id, and nothing besides it.
+    #[must_use]
+    pub fn users(&self, id: u32) -> u64 {
+        self.users.get(&id).copied().unwrap_or(0)
     }
 
     /// The learned route for a prefix.

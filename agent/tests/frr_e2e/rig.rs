@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{Agent, AgentOptions, End, Frr, FrrInstall, FrrOptions, Lab, Namespace, wait_until};
+use backtrail_lab::{
+    Agent, AgentOptions, End, Fib, Frr, FrrInstall, FrrOptions, Lab, Namespace, fib, wait_until,
+};
 use serde_json::Value;
 
 /// For BGP, routes and restarts.
@@ -133,41 +135,15 @@ impl Rig {
         Ok(Self { agent, frr, speakers, peers, node, from, into, _lab: lab })
     }
 
-    /// What `ip -j route` shows of protocol 201 in the agent's table.
-    pub(crate) fn routes(&self, family: u8) -> Result<Vec<Value>> {
-        // A table without any route does not exist to iproute2.
-        let script = format!("ip -{family} -j route show table {} proto 201 2>/dev/null || true", self.into);
-        let Value::Array(routes) = self.node.json(&script)? else { anyhow::bail!("no list of routes") };
-        Ok(routes)
+    /// What the kernel has of protocol 201 in the agent's table: prefix → gateways (`gateway dev`).
+    pub(crate) fn routes(&self, family: u8) -> Result<Fib> {
+        fib(&self.node, family, self.into)
     }
 
-    /// The gateways of a route in the kernel (`gateway dev`), its nexthop object followed; none without a route.
+    /// The gateways of a route in the kernel (`gateway dev`); none without a route.
     pub(crate) fn ways(&self, prefix: &str) -> Result<BTreeSet<String>> {
         let family = if prefix.contains(':') { 6 } else { 4 };
-        let routes = self.routes(family)?;
-        let Some(route) = routes.iter().find(|route| text(route, "dst") == prefix) else {
-            return Ok(BTreeSet::new());
-        };
-        let objects = self.node.json("ip -j nexthop show")?;
-        let object = |id: u64| {
-            let mut objects = objects.as_array().into_iter().flatten();
-            objects.find(|object| object.get("id").and_then(Value::as_u64) == Some(id))
-        };
-        let list =
-            |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        let mut hops = vec![route.clone()];
-        if let Some(id) = route.get("nhid").and_then(Value::as_u64) {
-            let target = object(id).with_context(|| format!("{prefix} has the unknown nexthop {id}"))?;
-            let members = list(target, "group");
-            let ids = members.iter().filter_map(|member| member.get("id").and_then(Value::as_u64));
-            hops = ids.filter_map(object).cloned().collect();
-            if members.is_empty() {
-                hops.push(target.clone());
-            }
-        } else if route.get("nexthops").is_some() {
-            hops = list(route, "nexthops");
-        }
-        Ok(hops.iter().map(|hop| format!("{} {}", gateway(hop), text(hop, "dev"))).collect())
+        Ok(self.routes(family)?.remove(prefix).unwrap_or_default())
     }
 
     /// Waits until the kernel's route has just these ways out.
@@ -245,14 +221,6 @@ spec:
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// `gateway` for a nexthop of the route's family, `via.host` for another's.
-fn gateway(hop: &Value) -> String {
-    let other = hop.get("via").and_then(|via| via.get("host")).and_then(Value::as_str);
-    let address = hop.get("gateway").and_then(Value::as_str).or(other).unwrap_or("-");
-    // A link-local address is made of a MAC that differs from run to run.
-    if address.starts_with("fe80:") { "fe80".to_owned() } else { address.to_owned() }
 }
 
 /// Makes two tests of each function: with the distribution's FRR, and with Debian trixie's where it can be had.

@@ -52,7 +52,7 @@ async fn up_to_now(from: &mut Receiver<Notification>) -> Vec<Notification> {
 
 fn routes(notifications: &[Notification]) -> Vec<String> {
     let describe = |notification: &Notification| match notification {
-        Notification::Route { route, added, replaced, own } => {
+        Notification::Route { route, added, replaced, own, .. } => {
             let verb = if *added { "+" } else { "-" };
             Some(format!("{verb}{} proto {} replaced {replaced} own {own}", route.key.prefix, route.protocol))
         }
@@ -189,7 +189,7 @@ fn our_own_doings_are_told_from_others() {
             .iter()
             .filter_map(|heard| match heard {
                 Notification::Nexthop { object, own } => Some(format!("+nexthop {} own {own}", object.id.0)),
-                Notification::NexthopGone { id, own } => Some(format!("-nexthop {} own {own}", id.0)),
+                Notification::NexthopGone { id, own, .. } => Some(format!("-nexthop {} own {own}", id.0)),
                 Notification::Route { route, added, own, .. } => {
                     Some(format!("{}{} own {own}", if *added { "+" } else { "-" }, route.key.prefix))
                 }

@@ -73,7 +73,7 @@ impl Model {
             NexthopBody::Group(members) => {
                 members.iter().all(|member| self.nexthops.contains_key(&member.id))
             }
-            NexthopBody::Single(_) | NexthopBody::Other => true,
+            NexthopBody::Single(_) | NexthopBody::Resilient(..) | NexthopBody::Other => true,
         }
     }
 

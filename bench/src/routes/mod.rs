@@ -1,7 +1,6 @@
 //! From FPM bytes to the FIB: the agent between the bare writer, which only the kernel limits, and zebra.
 
 mod bgp;
-mod feed;
 mod fib;
 mod netlink;
 mod set;
@@ -12,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{Agent, AgentOptions, End, Frr, FrrInstall, FrrOptions, Lab, Namespace, output};
+use backtrail_lab::feeder::{announce, frames, nexthop, withdraw};
+use backtrail_lab::{Agent, AgentOptions, End, Feeder, Frr, FrrInstall, FrrOptions, Lab, Namespace, output};
 use clap::Args;
 use ipnet::Ipv4Net;
 
-use self::feed::Feeder;
 use self::fib::Seen;
 use self::netlink::{Direction, Into, Writer};
 use self::set::Random;
@@ -64,6 +63,8 @@ const METRIC: u32 = 20;
 const BARE_PROTOCOL: u8 = 250;
 const AGENT_PROTOCOL: u8 = 201;
 const BGP_PROTOCOL: u8 = 186;
+/// The nexthop id that all routes carry.
+const NEXTHOP: u32 = 17;
 const PEER_AS: u16 = 65_100;
 const NODE: &str = "10.99.0.1/24";
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -246,9 +247,9 @@ impl Contender {
             agent: Agent::prepare(lab, &node, &binary, options)?,
             node,
             routes: routes.to_vec(),
-            nexthop: feed::nexthop(PEER.into(), u32::try_from(ifindex)?)?,
-            announce: feed::announce(routes)?,
-            withdraw: feed::withdraw(routes)?,
+            nexthop: frames([nexthop(NEXTHOP, PEER.into(), u32::try_from(ifindex)?)])?,
+            announce: frames(routes.iter().map(|net| announce(*net, NEXTHOP)))?,
+            withdraw: frames(routes.iter().map(|net| withdraw(*net)))?,
             _peer: peer,
         })
     }
@@ -261,7 +262,7 @@ impl Contender {
         let idle = usage::of(pid)?;
         report.add_bar("idle-memory", idle.rss / MIB);
         let mut feeder = Feeder::connect(&self.node)?;
-        feeder.send(&self.nexthop)?;
+        feeder.send_bytes(&self.nexthop)?;
         let insert = self.direction(report, Direction::Insert, &mut feeder, pid)?;
         std::thread::sleep(CALM);
         let loaded = usage::of(pid)?;
@@ -280,7 +281,7 @@ impl Contender {
     ) -> Result<Duration> {
         let bytes = if direction == Direction::Insert { &self.announce } else { &self.withdraw };
         let before = usage::of(pid)?;
-        let seen = timed("agent", direction, self.routes.len(), || feeder.send(bytes))?;
+        let seen = timed("agent", direction, self.routes.len(), || feeder.send_bytes(bytes))?;
         let cpu = usage::of(pid)?.cpu - before.cpu;
         verify(&self.node, TABLE, AGENT_PROTOCOL, expected(direction, &self.routes))?;
         note(report, "agent", direction, self.routes.len(), &Took { seen, cpu });
@@ -304,7 +305,7 @@ impl Contender {
 }
 
 fn manifests(routes: u32) -> String {
-    let from = feed::TABLE;
+    let from = Feeder::TABLE;
     format!(
         "apiVersion: backtrail.dev/v1alpha1
 kind: DataplaneConfig

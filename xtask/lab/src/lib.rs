@@ -17,6 +17,8 @@
 //! ```
 
 mod agent;
+pub mod feeder;
+mod fib;
 mod flow;
 mod frr;
 mod interrupt;
@@ -29,6 +31,8 @@ mod suite;
 mod traffic;
 
 pub use agent::{Agent, AgentOptions, CAPABILITIES};
+pub use feeder::Feeder;
+pub use fib::{Fib, fib};
 pub use flow::{Flow, FlowReport};
 pub use frr::{Daemon, Frr, FrrInstall, FrrOptions, Version};
 pub use interrupt::{catch_interrupts, interrupted};

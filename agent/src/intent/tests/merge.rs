@@ -315,7 +315,7 @@ fn hash_policy_is_one_for_the_node() {
     let merged = imports(&[&of(1, "L4"), &of(2, "L3")]);
     assert_eq!(merged.hash_policy, HashPolicy::L4);
     assert_eq!(conflicts(&merged), ["RouteImport/b multipath.hashPolicy HashPolicyMismatch RouteImport/a"]);
-    assert_eq!((merged.objects[0].accepted, merged.objects[0].reason.as_str()), (true, "Unsupported"));
+    assert_eq!((merged.objects[0].accepted, merged.objects[0].reason.as_str()), (true, "Valid"));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
-use super::{GroupSlot, GroupState, HopSlot, HopState, Nexthops, Owned};
-use crate::model::{Hop, Member, NexthopBody, NexthopId, NexthopObject};
+use super::{GroupSlot, GroupState, HopSlot, HopState, Nexthops, Owned, Paths};
+use crate::model::{Hop, Member, NexthopBody, NexthopId, NexthopObject, Resilience};
 use crate::rib::HopSet;
 
 impl Nexthops {
@@ -20,20 +20,17 @@ impl Nexthops {
             }
         }
         for object in ours() {
-            if let NexthopBody::Group(members) = &object.body {
-                self.adopt_group(object.id, members);
+            match &object.body {
+                NexthopBody::Group(members) => self.adopt_group(object.id, members, None),
+                NexthopBody::Resilient(members, how) => self.adopt_group(object.id, members, Some(*how)),
+                _ => {}
             }
         }
         let unknown = objects.iter().map(|object| object.id).filter(|id| !self.by_id.contains_key(id));
         self.orphans = unknown.collect();
         self.taken.extend(self.orphans.iter().map(|id| id.0));
-        let present = |nexthops: &Self, id: &NexthopId| match nexthops.by_id.get(id) {
-            Some(Owned::Hop(slot)) => nexthops.hop(*slot).is_some_and(|hop| hop.present),
-            Some(Owned::Group(slot)) => nexthops.is_present(*slot),
-            None => false,
-        };
         let missing: Vec<NexthopId> =
-            self.by_id.keys().filter(|id| !seen.contains(*id) && present(self, id)).copied().collect();
+            self.by_id.keys().filter(|id| !seen.contains(*id) && self.holds(**id)).copied().collect();
         missing.into_iter().flat_map(|id| self.lost(id)).collect()
     }
 
@@ -56,7 +53,7 @@ impl Nexthops {
         self.dirty_hops.insert(slot);
     }
 
-    fn adopt_group(&mut self, id: NexthopId, members: &[Member]) {
+    fn adopt_group(&mut self, id: NexthopId, members: &[Member], resilient: Option<Resilience>) {
         let listed: Option<SmallVec<[(HopSlot, u16); 2]>> = members
             .iter()
             .map(|member| match self.by_id.get(&member.id) {
@@ -83,7 +80,7 @@ impl Nexthops {
                 hop.refs += 1;
             }
         }
-        let set = crate::rib::canonical(set);
+        let set = Paths { hops: crate::rib::canonical(set), resilient };
         self.store(GroupState {
             id,
             set,
@@ -91,6 +88,8 @@ impl Nexthops {
             programmed: listed,
             refs: 0,
             adopted: true,
+            lodgers: SmallVec::new(),
+            doubtful: false,
         });
     }
 

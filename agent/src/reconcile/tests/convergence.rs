@@ -7,6 +7,9 @@ use proptest::prelude::*;
 
 use crate::rib::Answer;
 
+use crate::api::{Resilient, Span};
+use crate::intent::types::Import;
+
 use super::{Bench, group, hop, import, net, route, withdraw};
 
 #[derive(Debug, Clone)]
@@ -16,6 +19,7 @@ enum Event {
     Hop(u8, u8),
     Group(u8, Vec<u8>),
     Link(bool, bool),
+    Neighbour(u8, bool),
     Reconnect,
     Restart,
     DeleteRoute(u8),
@@ -30,6 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..3u8, 0..4u8).prop_map(|(id, gateway)| Event::Hop(id, gateway)),
         3 => (3..6u8, prop::collection::vec(0..3u8, 1..4)).prop_map(|(id, members)| Event::Group(id, members)),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(link, up)| Event::Link(link, up)),
+        3 => (0..4u8, any::<bool>()).prop_map(|(gateway, silent)| Event::Neighbour(gateway, silent)),
         1 => Just(Event::Reconnect),
         1 => Just(Event::Restart),
         2 => any::<u8>().prop_map(Event::DeleteRoute),
@@ -45,6 +50,7 @@ struct Model {
     hops: BTreeMap<u8, u8>,
     groups: BTreeMap<u8, Vec<u8>>,
     down: [bool; 2],
+    silent: [bool; 4],
 }
 
 fn prefix(number: u8) -> String {
@@ -65,6 +71,10 @@ impl Model {
         gateways.retain(|gateway| !self.down[usize::from(gateway / 2)]);
         gateways.sort_unstable();
         gateways.dedup();
+        // While none answers all stay: traffic finds out which one is back.
+        if gateways.iter().any(|gateway| !self.silent[usize::from(*gateway)]) {
+            gateways.retain(|gateway| !self.silent[usize::from(*gateway)]);
+        }
         gateways
     }
 
@@ -106,12 +116,21 @@ fn play(bench: &mut Bench, model: &mut Model, event: &Event) {
             model.down[usize::from(*second)] = !up;
             bench.set_link(if *second { 3 } else { 2 }, *up);
         }
+        Event::Neighbour(number, silent) => {
+            model.silent[usize::from(*number)] = *silent;
+            let (via, ifindex) = gateway(*number);
+            bench.set_neighbour(&via, ifindex, *silent);
+        }
         Event::Reconnect => {
             bench.engine.fpm_disconnected(bench.now);
             replay(bench, model);
         }
         Event::Restart => {
             bench.restart();
+            for number in (0..4u8).filter(|number| model.silent[usize::from(*number)]) {
+                let (via, ifindex) = gateway(number);
+                bench.set_neighbour(&via, ifindex, true);
+            }
             replay(bench, model);
         }
         Event::DeleteRoute(pick) => {
@@ -187,8 +206,9 @@ fn check(bench: &mut Bench, model: &Model) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn converges_and_then_rests(events in prop::collection::vec(event(), 1..60)) {
-        let mut bench = Bench::new(vec![import(5000, 254)]);
+    fn converges_and_then_rests(events in prop::collection::vec(event(), 1..60), resilient in any::<bool>()) {
+        let resilient = resilient.then(|| Resilient { buckets: 32, idle_timer: Span::from_secs(9) });
+        let mut bench = Bench::new(vec![Import { resilient, ..import(5000, 254) }]);
         bench.kernel.add_foreign(254, net("100.64.200.0/24"), 20);
         bench.replayed();
         bench.answer();

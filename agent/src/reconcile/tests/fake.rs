@@ -83,8 +83,10 @@ impl Kernel {
     fn put_nexthop(&mut self, object: &NexthopObject) -> Result<(), i32> {
         match &object.body {
             NexthopBody::Single(hop) if self.down.contains(&hop.ifindex) => return Err(libc::ENETDOWN),
-            NexthopBody::Group(members) if members.is_empty() => return Err(libc::EINVAL),
-            NexthopBody::Group(members) => {
+            NexthopBody::Group(members) | NexthopBody::Resilient(members, _) => {
+                if members.is_empty() || self.changes_type(object) {
+                    return Err(libc::EINVAL);
+                }
                 let single = |id: &NexthopId| {
                     matches!(self.nexthops.get(id).map(|object| &object.body), Some(NexthopBody::Single(_)))
                 };
@@ -98,11 +100,21 @@ impl Kernel {
         Ok(())
     }
 
+    /// A group's type and its number of buckets are for life.
+    fn changes_type(&self, object: &NexthopObject) -> bool {
+        let resilience = |body: &NexthopBody| match body {
+            NexthopBody::Resilient(_, how) => Some(*how),
+            _ => None,
+        };
+        let old = self.nexthops.get(&object.id);
+        old.is_some_and(|old| resilience(&old.body) != resilience(&object.body))
+    }
+
     /// The groups lose the member; what is left empty goes with its routes. Nobody is told.
     pub(super) fn delete_nexthop(&mut self, id: NexthopId) {
         let mut gone = vec![id];
         for (group, object) in &mut self.nexthops {
-            if let NexthopBody::Group(members) = &mut object.body {
+            if let NexthopBody::Group(members) | NexthopBody::Resilient(members, _) = &mut object.body {
                 members.retain(|member| member.id != id);
                 if members.is_empty() {
                     gone.push(*group);
@@ -113,6 +125,12 @@ impl Kernel {
             self.nexthops.remove(&id);
             self.routes.retain(|_, route| route.target != RouteTarget::Nexthop(id));
         }
+    }
+
+    /// The object that leads to a gateway.
+    pub(super) fn hop_via(&self, gateway: &str) -> NexthopId {
+        let leads = |object: &&NexthopObject| matches!(&object.body, NexthopBody::Single(hop) if hop.gateway.is_some_and(|it| it.to_string() == gateway));
+        self.nexthops.values().find(leads).unwrap().id
     }
 
     pub(super) fn set_link(&mut self, ifindex: u32, up: bool) {
@@ -166,7 +184,7 @@ impl Kernel {
             RouteTarget::Special(kind) => vec![(format!("{kind:?}"), 0)],
             RouteTarget::Nexthop(id) => match self.nexthops.get(id).map(|object| &object.body) {
                 Some(NexthopBody::Single(hop)) => vec![(via(hop), 1)],
-                Some(NexthopBody::Group(members)) => members
+                Some(NexthopBody::Group(members) | NexthopBody::Resilient(members, _)) => members
                     .iter()
                     .filter_map(|member| match &self.nexthops.get(&member.id)?.body {
                         NexthopBody::Single(hop) => Some((via(hop), member.weight)),
