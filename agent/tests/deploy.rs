@@ -109,7 +109,7 @@ fn tests_run_with_the_capabilities_that_are_shipped() -> Result<()> {
 
 #[test]
 fn the_kustomization_has_every_crd() -> Result<()> {
-    let kustomization: Value = serde_saphyr::from_str(&read("deploy/crds/kustomization.yaml")?)?;
+    let kustomization: Value = serde_saphyr::from_str(&read("deploy/crds/Kustomization")?)?;
     let listed = kustomization.get("resources").and_then(Value::as_array).context("no resources")?;
     let listed: BTreeSet<String> = listed.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let written: BTreeSet<String> = backtrail::api::crd_yaml()?.into_iter().map(|(name, _)| name).collect();

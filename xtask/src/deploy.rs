@@ -16,7 +16,7 @@ pub(crate) struct DeployArgs {
     pub(crate) check: bool,
 }
 
-/// As much of a `kustomization.yaml` as the base has.
+/// As much of a kustomization as the base has.
 #[derive(Debug, Deserialize)]
 struct Kustomization {
     resources: Vec<PathBuf>,
@@ -47,7 +47,10 @@ fn all_in_one(base: &Path) -> Result<String> {
 
 /// The files of a kustomization, those of the folders that it names included, in its order.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let path = folder.join("kustomization.yaml");
+    // kustomize takes both names.
+    let path = ["kustomization.yaml", "Kustomization"].map(|name| folder.join(name));
+    let path = path.into_iter().find(|path| path.is_file());
+    let path = path.with_context(|| format!("{} has no kustomization", folder.display()))?;
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let kustomization: Kustomization =
         serde_saphyr::from_str(&text).with_context(|| format!("{} is no kustomization", path.display()))?;
