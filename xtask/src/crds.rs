@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::cargo;
+use crate::{cargo, deploy};
 
 #[derive(Debug, Args)]
 pub(crate) struct CrdsArgs {
@@ -17,5 +17,7 @@ pub(crate) fn run(args: &CrdsArgs) -> Result<bool> {
     let mut command = cargo::command();
     command.args(["run", "--quiet", "-p", "backtrail", "--example", "crds", "--", "deploy/crds"]);
     command.args(args.check.then_some("--check"));
-    Ok(command.status().context("cannot start cargo")?.success())
+    let done = command.status().context("cannot start cargo")?.success();
+    // The all-in-one manifest holds them, too.
+    Ok(done && (args.check || deploy::run(&deploy::DeployArgs { check: false })?))
 }
