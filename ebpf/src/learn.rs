@@ -36,18 +36,24 @@ pub fn request<K: FlowKey>(packet: &Packet<'_, K>) {
     }
 }
 
-/// A request of a flow that was learned: the router in front, or the interface, may have changed.
+/// A request of a flow that was learned: the router in front, or the interface, may have changed, and a gateway have become
+/// known that was not when the flow was learned.
 #[inline(always)]
 fn next_request<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
     let iface = packet.iface;
     flow.seen = maps::now();
     flow.request_gate = maps::gate();
-    let mac = source_mac(packet);
-    if (flow.ifindex == iface.ifindex && flow.mac == mac) || !is_learned_here(iface, packet.key.proto()) {
+    if !is_learned_here(iface, packet.key.proto()) {
         return;
     }
-    let path = path_of::<K>(iface, mac);
-    if path == PATH_NODE {
+    let mac = source_mac(packet);
+    let path = match maps::path_of_mac(&MacKey { ifindex: iface.ifindex, mac, family: K::FAMILY }) {
+        Some(path) => path,
+        // After a failover the gateway forwards from a MAC that is not known yet; its address stays.
+        None if flow.ifindex == iface.ifindex && maps::is_gateway(flow.path) => flow.path,
+        None => K::default_path(iface),
+    };
+    if path == PATH_NODE || (path == flow.path && flow.ifindex == iface.ifindex && flow.mac == mac) {
         return;
     }
     if path != flow.path {

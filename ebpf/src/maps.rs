@@ -109,6 +109,12 @@ pub fn path(id: u32) -> Option<&'static Path> {
     PATHS.get(id).filter(|path| path.ifindex != 0)
 }
 
+/// Whether a path leads to a gateway that answers.
+#[inline(always)]
+pub fn is_gateway(id: u32) -> bool {
+    path(id).is_some_and(|path| path.kind == layout::PATH_GATEWAY && path.state == layout::PATH_UP)
+}
+
 /// The path of a gateway, if it has this MAC.
 #[inline(always)]
 pub fn path_of_mac(key: &MacKey) -> Option<u32> {

@@ -42,7 +42,7 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("vm_devices", &[]),
     ("netns_kernel", &[]),
     ("netns_cleanup", &[]),
-    ("netns_bpf_programs", &["programs_stay", "learn::openers", "sink::", "steer::a_gateway"]),
+    ("netns_bpf_programs", &[]),
     ("netns_steering", &["traffic::replies_leave_by", "life::cleanup_leaves"]),
 ];
 

@@ -26,8 +26,8 @@ use crate::metrics::{self, Interface, Map, Metrics, SteeringEvent};
 use crate::plan::steering::{SteeredInterface, SteeringPlan};
 use crate::status::reason;
 use crate::steering::{
-    Attachment, Direction, Features, FlowEntry, FlowEvent, Hook, Steering, SteeringError, SteeringOptions,
-    SteeringStatus, named,
+    Attachment, Direction, Features, FlowEntry, FlowEvent, Hook, Pressure, Steering, SteeringError,
+    SteeringOptions, SteeringStatus, named,
 };
 
 /// Flows looked at for expiry in one go.
@@ -220,6 +220,11 @@ impl Steerer {
         Ok(Page { total: total.max(rows.len() as u64), rows, next: found.next })
     }
 
+    /// Whether somebody put a program before ours, which can be undone now.
+    pub(super) fn is_displaced(&self) -> bool {
+        self.edge().is_some_and(|edge| edge.is_displaced().unwrap_or(false))
+    }
+
     /// Makes the programs report; readable when they have.
     ///
     /// # Errors
@@ -289,6 +294,7 @@ impl Steerer {
             }
         };
         publish(metrics, plan, &status, &counters);
+        publish_pressure(metrics, edge.pressure());
         let interfaces = plan.interfaces.iter().map(|(ifindex, interface)| {
             let counted = counters.get(ifindex).copied().unwrap_or_default();
             steered(*ifindex, interface, plan, observed, &status, &counted)
@@ -420,6 +426,15 @@ fn map(map: &crate::steering::MapReport) -> MapStatus {
         pin_path: map.pin.display().to_string(),
         entries: map.entries,
         max_entries: map.max_entries,
+    }
+}
+
+fn publish_pressure(metrics: &Metrics, pressure: Pressure) {
+    let steering = &metrics.steering;
+    metrics::store(&steering.flows_watched, pressure.watched);
+    metrics::store(&steering.flows_evicted, pressure.evicted);
+    if let Some(age) = pressure.youngest_evicted {
+        steering.youngest_evicted_seconds.set(i64::try_from(age).unwrap_or(i64::MAX));
     }
 }
 

@@ -115,10 +115,13 @@ fn protocols<'a>(specs: impl Iterator<Item = &'a ReturnPathSpec>) -> BTreeSet<Po
         .collect()
 }
 
-/// A client is excepted when every object excepts it: no object takes away what another adds.
 fn except_sources<'a>(specs: impl Iterator<Item = &'a ReturnPathSpec>) -> Vec<IpNet> {
-    let lists = specs.map(|s| IpNet::aggregate(&s.selector.except_sources.iter().map(|c| c.0).collect()));
-    let common = lists.reduce(|a, b| {
+    common_sources(specs.map(|s| s.selector.except_sources.iter().map(|c| c.0).collect()))
+}
+
+/// A client is excepted when every object excepts it: no object takes away what another adds.
+fn common_sources(lists: impl Iterator<Item = Vec<IpNet>>) -> Vec<IpNet> {
+    let common = lists.map(|list| IpNet::aggregate(&list)).reduce(|a, b| {
         let inside = |x: &[IpNet], y: &[IpNet]| -> Vec<IpNet> {
             x.iter().filter(|p| y.iter().any(|q| q.contains(*p))).copied().collect()
         };
@@ -131,10 +134,13 @@ fn except_sources<'a>(specs: impl Iterator<Item = &'a ReturnPathSpec>) -> Vec<Ip
     common
 }
 
-/// As for sources: ports that every object excepts.
 fn except_ports<'a>(specs: impl Iterator<Item = &'a ReturnPathSpec>) -> Vec<(u16, u16)> {
     let range = |p: &PortRange| (p.from, p.to.unwrap_or(p.from));
-    let lists = specs.map(|s| s.selector.except_ports.iter().map(range).collect::<Vec<_>>());
+    common_ports(specs.map(|s| s.selector.except_ports.iter().map(range).collect()))
+}
+
+/// As for sources: ports that every object excepts.
+fn common_ports(lists: impl Iterator<Item = Vec<(u16, u16)>>) -> Vec<(u16, u16)> {
     let common = lists.reduce(|a, b| {
         let pairs = a.iter().flat_map(|x| b.iter().map(move |y| (x.0.max(y.0), x.1.min(y.1))));
         pairs.filter(|(from, to)| from <= to).collect()
@@ -149,6 +155,36 @@ fn except_ports<'a>(specs: impl Iterator<Item = &'a ReturnPathSpec>) -> Vec<(u16
         }
     }
     joined
+}
+
+impl ReturnPathInterface {
+    /// Joins what another pattern asks for the same interface, by the rules that hold for one name: the more permissive
+    /// wins. The gateway source stays this one's.
+    #[must_use]
+    pub(crate) fn joined(&self, other: &Self) -> Self {
+        let either = |one: &[IpNet], two: &[IpNet]| {
+            if one.is_empty() || two.is_empty() {
+                return Vec::new();
+            }
+            let union: BTreeSet<IpNet> = one.iter().chain(two).copied().collect();
+            union.into_iter().collect()
+        };
+        let owners: BTreeSet<_> = self.owners.iter().chain(&other.owners).cloned().collect();
+        Self {
+            name: self.name.clone(),
+            gateway: self.gateway,
+            virtual_ips: either(&self.virtual_ips, &other.virtual_ips),
+            protocols: self.protocols.union(&other.protocols).copied().collect(),
+            except_sources: common_sources(
+                [&self.except_sources, &other.except_sources].into_iter().cloned(),
+            ),
+            except_ports: common_ports([&self.except_ports, &other.except_ports].into_iter().cloned()),
+            enforce: self.enforce || other.enforce,
+            drop_on_path_down: self.drop_on_path_down && other.drop_on_path_down,
+            manage_rp_filter: self.manage_rp_filter || other.manage_rp_filter,
+            owners: owners.into_iter().collect(),
+        }
+    }
 }
 
 /// What holds for all steering on the node: the largest of each, capped by the guardrail.

@@ -222,6 +222,9 @@ stage! {
         events: Family<SteeringEvent, Counter> = "steering_events", "Packets or flows, by interface and event (fields of the map rp_counters)";
         attached: Family<Interface, Gauge> = "steering_attached", "1 while the programs of the interface are attached, else 0";
         flows: Gauge = "steering_flows", "Entries of the flow tables";
+        flows_watched: Counter = "steering_flows_watched", "Flows of samples that were looked for again half a minute later";
+        flows_evicted: Counter = "steering_flows_evicted", "Flows of samples that were gone then though they were not idle: they made room for others";
+        youngest_evicted_seconds: Gauge = "steering_youngest_evicted_seconds", "Seconds at most that the youngest of them had been idle for; 0 while there is none";
         map_entries: Family<Map, Gauge> = "steering_map_entries", "Entries in use, by BPF map";
         map_max_entries: Family<Map, Gauge> = "steering_map_max_entries", "Entries that fit, by BPF map";
     }

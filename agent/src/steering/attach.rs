@@ -9,7 +9,7 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError};
 use nix::net::if_::if_indextoname;
 
-use super::pins::{Folder, Pin};
+use super::pins::{Folder, OLD, Pin};
 use super::{Direction, Hook, SteeringError, sys};
 
 /// Before the filters of others: those of most networking agents end the chain.
@@ -52,35 +52,56 @@ impl Place {
     }
 }
 
-/// Attaches a program, or swaps it in for the one that is there. Says whether anything changed.
+/// What attaching came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attached {
+    /// The program was there.
+    Unchanged,
+    /// It is there now.
+    Changed,
+    /// It is there, but somebody put a program before it. The kernel moves no program: another instance of it can be
+    /// attached first.
+    Displaced,
+}
+
+/// Attaches a program, or swaps it in for the one that is there.
 pub(super) fn attach(
     folder: &Folder,
     program: &mut SchedClassifier,
     place: Place,
     hook: Hook,
-) -> Result<bool, SteeringError> {
+) -> Result<Attached, SteeringError> {
     match hook {
         Hook::Tcx => attach_tcx(folder, program, place),
         Hook::Clsact => attach_clsact(folder, program, place),
     }
 }
 
-fn attach_tcx(folder: &Folder, program: &mut SchedClassifier, place: Place) -> Result<bool, SteeringError> {
+fn attach_tcx(
+    folder: &Folder,
+    program: &mut SchedClassifier,
+    place: Place,
+) -> Result<Attached, SteeringError> {
     let pin = place.pin(Hook::Tcx).name();
     let failed = |error: &dyn std::fmt::Display| place.error("attach to", error);
     let id = program_id(program).map_err(|error| failed(&error))?;
+    let mut displaced = None;
     if let Some((link, state)) = pinned_link(folder, &pin)? {
-        if state.ifindex == place.ifindex {
+        if state.ifindex != place.ifindex {
+            // Defunct: its device is gone, and another one has the index.
+            folder.remove(&pin)?;
+        } else if programs_before(place, state.program).is_some_and(|before| before > 0) {
             if state.program == id {
-                return Ok(false);
+                return Ok(Attached::Displaced);
             }
+            displaced = Some(link);
+        } else if state.program == id {
+            return Ok(Attached::Unchanged);
+        } else {
             let new = program.fd().map_err(|error| failed(&error))?;
-            return sys::update_link(link.as_fd(), new.as_fd())
-                .map(|()| true)
-                .map_err(|error| failed(&error));
+            sys::update_link(link.as_fd(), new.as_fd()).map_err(|error| failed(&error))?;
+            return Ok(Attached::Changed);
         }
-        // Defunct: its device is gone, and another one has the index.
-        folder.remove(&pin)?;
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let link = program
@@ -88,22 +109,31 @@ fn attach_tcx(folder: &Folder, program: &mut SchedClassifier, place: Place) -> R
         .and_then(|id| program.take_link(id))
         .map_err(|error| failed(&chain(&error)))?;
     let link = FdLink::try_from(link).map_err(|error| failed(&error))?;
+    if let Some(old) = displaced {
+        // For a moment both are in the chain: what the first one redirects the second one never sees, and to learn twice is
+        // to learn once.
+        folder.rename(&pin, &format!("{OLD}{pin}"))?;
+        link.pin(folder.path(&pin)).map_err(|error| failed(&error))?;
+        sys::detach_link(old.as_fd()).map_err(|error| failed(&error))?;
+        folder.remove(&format!("{OLD}{pin}"))?;
+        return Ok(Attached::Changed);
+    }
     // Dropped, the pinned link stays; should pinning fail, it goes.
     link.pin(folder.path(&pin)).map_err(|error| failed(&error))?;
-    Ok(true)
+    Ok(Attached::Changed)
 }
 
 fn attach_clsact(
     folder: &Folder,
     program: &mut SchedClassifier,
     place: Place,
-) -> Result<bool, SteeringError> {
+) -> Result<Attached, SteeringError> {
     let failed = |error: &dyn std::fmt::Display| place.error("attach to", error);
     let pin = place.pin(Hook::Clsact).name();
     let id = program_id(program).map_err(|error| failed(&error))?;
     let there = has_filter(place)?;
     if there && pinned_program(folder, &pin) == Some(id) {
-        return Ok(false);
+        return Ok(Attached::Unchanged);
     }
     let name = place.name()?;
     let qdisc = Pin::Qdisc { ifindex: place.ifindex }.name();
@@ -131,7 +161,7 @@ fn attach_clsact(
     }
     folder.remove(&pin)?;
     program.pin(folder.path(&pin)).map_err(|error| failed(&error))?;
-    Ok(true)
+    Ok(Attached::Changed)
 }
 
 /// Detaches what a pin stands for, and removes the pin.
@@ -195,6 +225,11 @@ pub(super) fn programs_before(place: Place, program: u32) -> Option<usize> {
     programs.iter().position(|info| info.id() == program)
 }
 
+/// Filters that a packet meets before ours, with clsact: the kernel lists them in their order.
+pub(super) fn filters_before(place: Place) -> Option<usize> {
+    filters(place).ok()?.iter().position(is_ours)
+}
+
 fn pinned_link(
     folder: &Folder,
     pin: &str,
@@ -214,8 +249,11 @@ fn pinned_program(folder: &Folder, pin: &str) -> Option<u32> {
 }
 
 fn has_filter(place: Place) -> Result<bool, SteeringError> {
-    let ours = |filter: &super::tc::Filter| filter.priority == PRIORITY && filter.handle == u32::from(HANDLE);
-    Ok(filters(place)?.iter().any(ours))
+    Ok(filters(place)?.iter().any(is_ours))
+}
+
+fn is_ours(filter: &super::tc::Filter) -> bool {
+    filter.priority == PRIORITY && filter.handle == u32::from(HANDLE)
 }
 
 fn filters(place: Place) -> Result<Vec<super::tc::Filter>, SteeringError> {

@@ -9,6 +9,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, FlowKey6, Globals};
 use serde::Serialize;
 
+use super::pressure::{Sampled, Watch};
 use super::{SteeringError, layout, sys};
 
 /// The smallest batch: a bucket of the hash is never read in parts.
@@ -157,6 +158,10 @@ pub(super) struct Tables<'a> {
 }
 
 impl Tables<'_> {
+    pub(super) fn idle_limit(&self, protocol: u32) -> u32 {
+        idle_limit(protocol, &self.globals)
+    }
+
     /// About `limit` flows from a cursor on (0: the beginning).
     pub(super) fn page(
         &self,
@@ -238,7 +243,7 @@ fn listed<E: Entry>(key: &E::Key, value: &E::Value, gateway: &impl Fn(&Flow) -> 
 }
 
 /// Ticks in seconds.
-fn seconds(ticks: u32) -> u64 {
+pub(super) fn seconds(ticks: u32) -> u64 {
     (u64::from(ticks) << 30) / 1_000_000_000
 }
 
@@ -274,11 +279,20 @@ fn unread(source: std::io::Error) -> SteeringError {
 /// Ticks since the last packet of a flow.
 fn idle(flow: &Flow, now: u32) -> u32 {
     // A packet may have been later than the look at the clock.
-    now.saturating_sub(flow.seen.max(flow.replied))
+    now.saturating_sub(last_packet(flow))
+}
+
+fn last_packet(flow: &Flow) -> u32 {
+    flow.seen.max(flow.replied)
+}
+
+/// Ticks after which an idle flow is forgotten; 0: never.
+fn idle_limit(protocol: u32, globals: &Globals) -> u32 {
+    if matches!(protocol, TCP | SCTP) { globals.tcp_idle } else { globals.udp_idle }
 }
 
 fn is_expired(protocol: u32, flow: &Flow, now: u32, globals: &Globals) -> bool {
-    let limit = if matches!(protocol, TCP | SCTP) { globals.tcp_idle } else { globals.udp_idle };
+    let limit = idle_limit(protocol, globals);
     limit != 0 && idle(flow, now) > limit
 }
 
@@ -307,17 +321,19 @@ impl Sweep {
         tables: &Tables<'_>,
         retired: impl Iterator<Item = u32>,
         budget: u32,
+        watch: &mut Watch,
     ) -> Result<(Expired, Option<Swept>), SteeringError> {
         if self.position == Position::default() {
             *self = Self { candidates: retired.collect(), ..Self::default() };
         }
+        watch.check(tables, maps::ticks(sys::coarse_nanoseconds()))?;
         let mut expired = Expired::default();
         loop {
             let room = u32::try_from(u64::from(budget).saturating_sub(expired.scanned)).unwrap_or(u32::MAX);
             let next = if self.position.second {
-                self.part::<V6>(tables.flows6, tables, room, &mut expired)?
+                self.part::<V6>(tables.flows6, tables, room, &mut expired, watch)?
             } else {
-                self.part::<V4>(tables.flows4, tables, room, &mut expired)?
+                self.part::<V4>(tables.flows4, tables, room, &mut expired, watch)?
             };
             let Some(position) = self.position.after(next) else {
                 expired.complete = true;
@@ -333,12 +349,13 @@ impl Sweep {
         }
     }
 
-    fn part<E: Entry>(
+    fn part<E: Sampled>(
         &mut self,
         table: &MapData,
         tables: &Tables<'_>,
         room: u32,
         expired: &mut Expired,
+        watch: &mut Watch,
     ) -> Result<Option<u32>, SteeringError> {
         let batch = read::<E>(table, self.position.token, room)?;
         let now = maps::ticks(sys::coarse_nanoseconds());
@@ -353,6 +370,7 @@ impl Sweep {
         }
         sys::delete_batch(table.fd().as_fd(), &stale)
             .map_err(|source| SteeringError::System { call: "forgetting idle flows", source })?;
+        watch.add::<E>(&batch.entries, |value| last_packet(E::flow(value)));
         let kept = (batch.entries.len() - stale.len()) as u64;
         let count = if self.position.second { &mut self.counts.1 } else { &mut self.counts.0 };
         *count += kept;

@@ -13,6 +13,7 @@ mod layout;
 mod object;
 mod pins;
 mod preflight;
+mod pressure;
 mod report;
 mod sys;
 mod table;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::maps::PerCpuValues;
 use aya::util::nr_cpus;
@@ -33,14 +35,16 @@ pub use events::{EventFlow, FlowEvent, FlowEventKind};
 pub use flows::{Expired, FlowEntry, FlowPage};
 pub use pins::{Direction, Hook};
 pub use preflight::{Features, features};
+pub use pressure::Pressure;
 pub use report::{Attachment, MapReport, ProgramReport, SteeringReport, SteeringStatus};
 
 use crate::plan::steering::SteeringPlan;
-use attach::Place;
+use attach::{Attached, Place};
 use flows::{Sweep, Tables};
 use layout::{Layout, Numbers};
 use object::Loaded;
 use pins::{Folder, Pin};
+use pressure::Watch;
 
 /// How steering is opened.
 #[derive(Debug, Clone, Copy)]
@@ -66,11 +70,17 @@ pub struct Steering {
     loaded: Loaded,
     numbers: Numbers,
     sweep: Sweep,
+    watch: Watch,
     /// Entries of the two flow tables, when they were last counted.
     counts: (u64, u64),
     /// Names of the plan's interfaces, by ifindex.
     names: BTreeMap<u32, String>,
+    /// When programs may be loaded again to be first; at once while it is `None`.
+    next_reorder: Option<Instant>,
 }
+
+/// Programs that others were put before go first again this often at most: the others may want to be first, too.
+const REORDER_EVERY: Duration = Duration::from_secs(60);
 
 impl Steering {
     /// Loads `object` (aligned: see `aya::include_bytes_aligned`) and adopts the maps pinned in the folder `bpffs`,
@@ -100,8 +110,10 @@ impl Steering {
             loaded,
             numbers,
             sweep: Sweep::default(),
+            watch: Watch::default(),
             counts: (0, 0),
             names: BTreeMap::new(),
+            next_reorder: None,
         };
         // An agent that was killed may have listened.
         steering.listen(0)?;
@@ -113,7 +125,7 @@ impl Steering {
     pub fn apply(&mut self, plan: &SteeringPlan) -> SteeringReport {
         let mut report = SteeringReport::default();
         if plan.flows.max_entries != self.loaded.flow_entries {
-            report.note(self.resize(plan.flows.max_entries).map(|()| 1));
+            report.note(self.load_again(Some(plan.flows.max_entries)).map(|()| 1));
         }
         self.names = plan.interfaces.iter().map(|(ifindex, on)| (*ifindex, on.name.clone())).collect();
         let layout = self.numbers.lay_out(plan, self.loaded.maps.paths.content());
@@ -127,10 +139,10 @@ impl Steering {
         report
     }
 
-    /// Loads the programs again with flow tables of another size; [`Self::apply`] swaps them in.
-    fn resize(&mut self, entries: u32) -> Result<(), SteeringError> {
+    /// Loads the programs again, with flow tables of another size if one is given; [`Self::apply`] swaps them in.
+    fn load_again(&mut self, entries: Option<u32>) -> Result<(), SteeringError> {
         let otherwise = self.loaded.flow_entries;
-        self.loaded = object::load(&self.folder, self.object, Some(entries), otherwise)?;
+        self.loaded = object::load(&self.folder, self.object, entries, otherwise)?;
         self.sweep = Sweep::default();
         object::copy_old_flows(&self.folder, &self.loaded.maps)
     }
@@ -168,7 +180,20 @@ impl Steering {
     /// Attaches, egress first: a flow is not learned before it can be steered. Maps that were moved aside go when
     /// every program that reads them was swapped.
     fn attach(&mut self, plan: &SteeringPlan, report: &mut SteeringReport) {
-        let mut swapped = true;
+        let displaced = self.attach_all(plan, report);
+        let now = Instant::now();
+        if displaced && self.next_reorder.is_none_or(|at| now >= at) {
+            self.next_reorder = Some(now + REORDER_EVERY);
+            match self.load_again(None) {
+                Ok(()) => drop(self.attach_all(plan, report)),
+                Err(error) => report.problems.push(error),
+            }
+        }
+    }
+
+    /// Attaches everywhere; says whether somebody put a program before one of ours.
+    fn attach_all(&mut self, plan: &SteeringPlan, report: &mut SteeringReport) -> bool {
+        let (mut swapped, mut displaced) = (true, false);
         for place in places(plan) {
             let sink = plan.interfaces.get(&place.ifindex).is_some_and(|interface| interface.sink);
             let name = match place.direction {
@@ -180,7 +205,9 @@ impl Steering {
                 .and_then(|program| attach::attach(&self.folder, program, place, self.hook));
             swapped &= attached.is_ok();
             match attached {
-                Ok(changed) => report.attached += usize::from(changed),
+                Ok(Attached::Unchanged) => {}
+                Ok(Attached::Changed) => report.attached += 1,
+                Ok(Attached::Displaced) => displaced = true,
                 Err(error) => report.problems.push(error),
             }
         }
@@ -189,6 +216,19 @@ impl Steering {
                 .and_then(|()| object::remove_old(&self.folder));
             report.note(ended.map(|()| 0));
         }
+        displaced
+    }
+
+    /// Whether a program of ours is due to be put before those of others again.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn is_displaced(&self) -> Result<bool, SteeringError> {
+        if self.hook == Hook::Clsact || self.next_reorder.is_some_and(|at| Instant::now() < at) {
+            return Ok(false);
+        }
+        let attachments = self.report()?.attachments;
+        Ok(attachments.iter().any(|attachment| attachment.programs_before.is_some_and(|before| before > 0)))
     }
 
     /// Detaches what is not in the plan, ingress first.
@@ -331,6 +371,12 @@ impl Steering {
         Ok(sums)
     }
 
+    /// Whether flows had to make room for others, as far as samples show that each call of [`Self::expire`] takes.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        self.watch.found()
+    }
+
     /// Forgets flows that are idle for longer than the plan says. Looks at about `budget` flows and goes on with
     /// the next call; a whole walk also counts the flows, and gives back path ids that no flow holds any more.
     ///
@@ -340,7 +386,7 @@ impl Steering {
         let maps = &self.loaded.maps;
         let globals = self.globals();
         let tables = Tables { flows4: &maps.flows4, flows6: &maps.flows6, globals };
-        let (expired, swept) = self.sweep.step(&tables, self.numbers.retired(), budget)?;
+        let (expired, swept) = self.sweep.step(&tables, self.numbers.retired(), budget, &mut self.watch)?;
         if let Some(swept) = swept {
             self.counts = swept.counts;
             let mut paths = self.loaded.maps.paths.content().clone();

@@ -78,7 +78,7 @@ pub struct Attachment {
     pub program: u32,
     /// Id of the TCX link.
     pub link: Option<u32>,
-    /// Programs that a packet meets before this one: 0 is first. Unknown with clsact.
+    /// Programs, with clsact filters, that a packet meets before this one: 0 is first.
     pub programs_before: Option<usize>,
 }
 
@@ -111,7 +111,7 @@ impl Steering {
             let interface = self.names.get(&ifindex).cloned().unwrap_or_else(|| format!("if{ifindex}"));
             let programs_before = match hook {
                 Hook::Tcx => attach::programs_before(Place { direction, ifindex }, program),
-                Hook::Clsact => None,
+                Hook::Clsact => attach::filters_before(Place { direction, ifindex }),
             };
             attachments.push(Attachment {
                 ifindex,

@@ -132,6 +132,20 @@ fn lookup_batch_once<K: Pod, V: Pod>(
     Ok(Batch { entries: keys.into_iter().zip(values).collect(), next: (!last).then_some(end) })
 }
 
+/// Whether a map has a key; to ask does not make an element of an LRU map look used. `V` is the map's value.
+pub(super) fn has_key<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Deletes elements of a hash map; those that are not there any more are passed over. Linux 5.6.
 pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
     let mut rest = keys;

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -65,6 +66,11 @@ pub(crate) struct Node<'a> {
 impl Node<'_> {
     /// Runs `test` in a fresh node whose interfaces are all known to the programs.
     pub(crate) fn run(test: impl FnOnce(&mut Node<'_>) + Send) {
+        Self::run_with(4096, test);
+    }
+
+    /// The same, with so many entries in each flow table.
+    pub(crate) fn run_with(entries: u32, test: impl FnOnce(&mut Node<'_>) + Send) {
         let lab = Lab::new("bpf").unwrap();
         let (node, routers) = (lab.namespace("node").unwrap(), lab.namespace("routers").unwrap());
         lab.connect(
@@ -83,7 +89,7 @@ impl Node<'_> {
             node.run(&format!("ip neigh add {neighbour} lladdr 02:00:00:00:00:01 dev good")).unwrap();
         }
         node.enter(|| {
-            let ebpf = load();
+            let ebpf = load(entries);
             let mut node = Node { ebpf, namespace: &node, routers: &routers, devices: HashMap::new() };
             node.set_globals(GLOBALS);
             for name in ["good", "bad"] {
@@ -257,6 +263,18 @@ impl Node<'_> {
             + BpfHashMap::<_, FlowDigest6, Flow6>::try_from(v6).unwrap().keys().count()
     }
 
+    /// Bytes that a map takes in the kernel.
+    pub(crate) fn memory(&self, map: &str) -> u64 {
+        let (aya::maps::Map::LruHashMap(map) | aya::maps::Map::Array(map)) = self.ebpf.map(map).unwrap()
+        else {
+            panic!("another kind of map")
+        };
+        let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(path).unwrap();
+        let field = text.lines().find_map(|line| line.strip_prefix("memlock:")).unwrap();
+        field.trim().parse().unwrap()
+    }
+
     /// One counter of a slot, summed over the CPUs.
     pub(crate) fn count(&self, slot: u32, field: impl Fn(&Counters) -> u64) -> u64 {
         let map = self.ebpf.map(maps::names::COUNTERS).unwrap();
@@ -339,9 +357,10 @@ impl Node<'_> {
     }
 }
 
-fn load() -> Ebpf {
+fn load(entries: u32) -> Ebpf {
     let other = std::env::var_os("BACKTRAIL_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
     let mut loader = aya::EbpfLoader::new();
+    loader.map_max_entries(maps::names::FLOWS, entries).map_max_entries(maps::names::FLOWS6, entries);
     let mut ebpf = loader.load(other.as_deref().unwrap_or(backtrail_ebpf_common::OBJECT)).unwrap();
     for name in [maps::programs::INGRESS, maps::programs::EGRESS, maps::programs::SINK] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();

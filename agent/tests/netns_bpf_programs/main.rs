@@ -11,6 +11,7 @@ mod mtu;
 mod parse;
 mod sink;
 mod steer;
+mod table;
 mod tun;
 
 use harness::{NEXT, Node};

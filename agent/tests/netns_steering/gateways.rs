@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use backtrail::intent::types::{GatewaySource, ReturnPathInterface};
+use backtrail_lab::wait_until;
 
-use crate::topology::{Topology, VIP4, VIP6, asked};
+use crate::life::{more_answers, steady_flow};
+use crate::topology::{PATIENCE, Topology, VIP4, VIP6, asked};
 
 fn with_source(name: &str, gateway: GatewaySource) -> Result<Topology> {
     let mut lab = Topology::new(name)?;
@@ -59,6 +61,52 @@ fn auto_with_several_candidates_matches_the_mac() -> Result<()> {
     for gateway in gateways_of_flows(&lab)? {
         ensure!(known.contains(&gateway), "{gateway:?}");
     }
+    Ok(())
+}
+
+/// A flow that was learned before any gateway was known takes the one that becomes known, with its next request.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_candidate_that_appears_later_is_taken_by_flows_that_are_there() -> Result<()> {
+    let mut lab = Topology::new("later")?;
+    lab.apply()?;
+    let flow = steady_flow(&lab)?;
+    ensure!(gateways_of_flows(&lab)? == [None], "the MAC that asked");
+    lab.gateways.push(("vred", "10.0.2.1".parse()?));
+    lab.apply()?;
+    let known: IpAddr = "10.0.2.1".parse()?;
+    wait_until(PATIENCE, "the flow takes the gateway", || {
+        gateways_of_flows(&lab).is_ok_and(|gateways| gateways == [Some(known)])
+    })?;
+    let wires = lab.wires(|| more_answers(&flow))?;
+    let report = flow.stop();
+    ensure!(report.lost == 0 && wires.default == 0, "{report:?} {wires:?}");
+    Ok(())
+}
+
+/// VRRP, HSRP and MLAG forward with MACs of their own: a flow holds its gateway's address, and follows that to another MAC.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_gateway_that_moves_to_another_mac_keeps_its_flows() -> Result<()> {
+    let mut lab = Topology::new("vrrp")?;
+    lab.gateways.extend([("vred", "10.0.2.1".parse::<IpAddr>()?), ("vred", "10.0.2.9".parse()?)]);
+    lab.node.run("ping -n -q -c 1 -w 3 10.0.2.1 >/dev/null")?;
+    lab.apply()?;
+    let flow = steady_flow(&lab)?;
+    let known: IpAddr = "10.0.2.1".parse()?;
+    ensure!(gateways_of_flows(&lab)? == [Some(known)]);
+    // The new master announces itself, as VRRP has it (RFC 5798, 6.4.1).
+    lab.router.sysctl("net.ipv4.conf.rred.arp_notify", "1")?;
+    lab.router.run("ip link set rred address 02:00:5e:00:01:07")?;
+    let wires = lab.wires(|| more_answers(&flow))?;
+    ensure!(wires.default == 0 && wires.request > 0, "{wires:?}");
+    // Once the neighbour entry is known, the new MAC stands for the same gateway.
+    lab.apply()?;
+    more_answers(&flow)?;
+    ensure!(gateways_of_flows(&lab)? == [Some(known)]);
+    ensure!(lab.counters("vred")?.steered_mac == 0);
+    let report = flow.stop();
+    println!("{} of {} packets were lost while the MAC changed", report.lost, report.sent);
     Ok(())
 }
 

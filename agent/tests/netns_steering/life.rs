@@ -28,14 +28,14 @@ fn pins(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn steady_flow(lab: &Topology) -> Result<Flow> {
+pub(crate) fn steady_flow(lab: &Topology) -> Result<Flow> {
     let target = format!("{VIP4}:{PORT}").parse()?;
     let flow = Flow::start(&lab.client, format!("{CLIENT4}:0").parse()?, target, INTERVAL)?;
     more_answers(&flow)?;
     Ok(flow)
 }
 
-fn more_answers(flow: &Flow) -> Result<()> {
+pub(crate) fn more_answers(flow: &Flow) -> Result<()> {
     let received = flow.report().received;
     wait_until(PATIENCE, "packets are answered", || flow.report().received > received + 20).map(drop)
 }
@@ -333,31 +333,76 @@ fn a_filter_that_somebody_deleted_is_made_again() -> Result<()> {
     lab.assert_steered()
 }
 
-/// Programs of others end the chain: ours goes before those that are there, and says when one came before it.
+/// Programs of others end the chain: ours goes before those that are there, says when one came before it, and goes
+/// before that one too, without a gap.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
-fn ours_is_the_first_program_and_says_when_it_is_not() -> Result<()> {
+fn ours_is_the_first_program_and_becomes_it_again() -> Result<()> {
     use aya::programs::tc::TcAttachOptions;
     use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-    if lacks_tcx("ours_is_the_first_program_and_says_when_it_is_not") {
+    if lacks_tcx("ours_is_the_first_program_and_becomes_it_again") {
         return Ok(());
     }
     let mut lab = Topology::new("order")?;
-    let mut foreign = aya::Ebpf::load(OBJECT)?;
-    let program: &mut SchedClassifier = foreign.program_mut("rp_sink").context("a program")?.try_into()?;
-    program.load()?;
+    // Their ingress programs pass everything.
+    let mut foreign = [aya::Ebpf::load(OBJECT)?, aya::Ebpf::load(OBJECT)?, aya::Ebpf::load(OBJECT)?];
+    let mut foreign = foreign.iter_mut().map(|ebpf| -> Result<&mut SchedClassifier> {
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("rp_ingress").context("a program")?.try_into()?;
+        program.load()?;
+        Ok(program)
+    });
+    let mut foreign = || foreign.next().context("another program")?;
+    let program = foreign()?;
     lab.node.enter(|| program.attach("vdef", TcAttachType::Egress))??;
     lab.apply()?;
     let before = |lab: &Topology| -> Result<Vec<Option<usize>>> {
         Ok(attachments(lab)?.iter().map(|at| at.programs_before).collect())
     };
     ensure!(before(&lab)? == [Some(0); 3]);
-    let program: &mut SchedClassifier = foreign.program_mut("rp_egress").context("a program")?.try_into()?;
-    program.load()?;
+    let program = foreign()?;
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     lab.node.enter(|| program.attach_with_options("vdef", TcAttachType::Egress, first))??;
     ensure!(before(&lab)?.contains(&Some(1)), "{:?}", before(&lab)?);
+    let flow = steady_flow(&lab)?;
+    let is_displaced = |lab: &Topology| -> Result<bool> {
+        let steering = lab.steering()?;
+        Ok(lab.node.enter(|| steering.is_displaced())??)
+    };
+    ensure!(is_displaced(&lab)?);
+    let report = lab.apply()?;
+    ensure!(report.attached == 3, "one by a new link, two in place: {report:?}");
+    ensure!(before(&lab)? == [Some(0); 3], "{:?}", before(&lab)?);
+    ensure!(!pins(&lab.bpffs)?.iter().any(|name| name.starts_with("old_")));
+    let wires = lab.wires(|| more_answers(&flow))?;
+    let report = flow.stop();
+    ensure!(report.lost == 0 && wires.default == 0, "{report:?} {wires:?}");
+    // Who insists on being first is let be, for a while, and reported.
+    let program = foreign()?;
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    lab.node.enter(|| program.attach_with_options("vdef", TcAttachType::Egress, first))??;
+    ensure!(lab.apply()?.attached == 0 && !is_displaced(&lab)?);
+    ensure!(before(&lab)?.contains(&Some(1)), "{:?}", before(&lab)?);
     Ok(())
+}
+
+/// With clsact filters run in the order of their priorities; within ours, the newest first.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_filter_before_ours_is_reported() -> Result<()> {
+    let mut lab = Topology::new("orderc")?;
+    lab.force_clsact = true;
+    lab.node.run(
+        "tc qdisc add dev vdef clsact; tc filter add dev vdef egress pref 7 bpf bytecode '1,6 0 0 0,'",
+    )?;
+    lab.apply()?;
+    let before = |lab: &Topology| -> Result<Vec<Option<usize>>> {
+        Ok(attachments(lab)?.iter().map(|at| at.programs_before).collect())
+    };
+    ensure!(before(&lab)? == [Some(0); 3], "{:?}", before(&lab)?);
+    lab.node.run("tc filter add dev vdef egress pref 1 handle 9 bpf bytecode '1,6 0 0 0,'")?;
+    ensure!(before(&lab)?.contains(&Some(1)), "{:?}", before(&lab)?);
+    lab.assert_steered()
 }
 
 /// Programs that the verifier refuses: an error that says which, nothing pinned, and what runs goes on.

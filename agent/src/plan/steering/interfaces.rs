@@ -1,6 +1,8 @@
 //! Which interfaces get programs.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::paths::default_path;
 use super::{
@@ -18,10 +20,11 @@ const ARPHRD_LOOPBACK: u16 = 772;
 /// A link that a `ReturnPath` lists.
 pub(super) struct Listed<'a> {
     pub(super) link: &'a Link,
-    pub(super) asked: &'a ReturnPathInterface,
+    pub(super) asked: Cow<'a, ReturnPathInterface>,
 }
 
-/// The links that are listed, by ifindex. An exact name wins over globs, the first glob over later ones.
+/// The links that are listed, by ifindex. An exact name wins over globs; those that match one link are joined, with the
+/// gateway source of the first.
 pub(super) fn listed<'a>(
     input: &SteeringInput<'a>,
     conditions: &mut Vec<SteeringCondition>,
@@ -37,15 +40,23 @@ pub(super) fn listed<'a>(
         if let Some(cause) = unsuitable(link, input.links) {
             conditions.push(condition(&asked.owners, &asked.name, reason::UNSUPPORTED, cause));
         } else {
-            found.insert(link.ifindex, Listed { link, asked });
+            found.insert(link.ifindex, Listed { link, asked: Cow::Borrowed(asked) });
         }
     }
+    let exact: BTreeSet<u32> = found.keys().copied().collect();
     for asked in globs {
         let mut matched = false;
         for link in input.links.iter().filter(|link| glob_match::glob_match(&asked.name, &link.name)) {
-            if unsuitable(link, input.links).is_none() {
-                matched = true;
-                found.entry(link.ifindex).or_insert(Listed { link, asked });
+            if unsuitable(link, input.links).is_some() {
+                continue;
+            }
+            matched = true;
+            match found.entry(link.ifindex) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Listed { link, asked: Cow::Borrowed(asked) });
+                }
+                Entry::Occupied(_) if exact.contains(&link.ifindex) => {}
+                Entry::Occupied(mut entry) => conditions.extend(entry.get_mut().join(asked)),
             }
         }
         if !matched {
@@ -64,6 +75,21 @@ pub(super) fn listed<'a>(
         conditions.push(condition(&left_out.asked.owners, &left_out.link.name, reason::UNSUPPORTED, message));
     }
     listed
+}
+
+impl<'a> Listed<'a> {
+    /// Adds what another pattern asks for this link; says so where the two want different gateways.
+    fn join(&mut self, other: &'a ReturnPathInterface) -> Option<SteeringCondition> {
+        let mismatch = (self.asked.gateway != other.gateway).then(|| {
+            let message = format!(
+                "{} matches {} and {}, with different gateway sources: that of {} is used",
+                self.link.name, self.asked.name, other.name, self.asked.name
+            );
+            condition(&other.owners, &other.name, reason::GATEWAY_MISMATCH, message)
+        });
+        self.asked = Cow::Owned(self.asked.joined(other));
+        mismatch
+    }
 }
 
 /// Adds the listed interfaces and those that a reply could wrongly leave by.
@@ -138,8 +164,7 @@ fn uplink(input: &SteeringInput<'_>, link: &Link) -> bool {
 
 /// All objects that list interfaces, without repetition.
 pub(super) fn owners(listed: &[Listed<'_>]) -> Vec<ObjectRef> {
-    let all: std::collections::BTreeSet<_> =
-        listed.iter().flat_map(|listed| &listed.asked.owners).cloned().collect();
+    let all: BTreeSet<_> = listed.iter().flat_map(|listed| &listed.asked.owners).cloned().collect();
     all.into_iter().collect()
 }
 

@@ -185,6 +185,47 @@ fn an_exact_name_wins_over_globs() {
     assert!(!learn(&plan, 4).enforce);
 }
 
+/// Two patterns for one link are two claims of one item: the more permissive wins, and the first one's gateway source.
+#[test]
+fn globs_that_match_one_link_are_joined() {
+    use PolicyProtocol::{TCP, UDP};
+    let owner = |name: &str| vec![ObjectRef { kind: "ReturnPath".to_owned(), name: name.to_owned() }];
+    let one = ReturnPathInterface {
+        enforce: false,
+        drop_on_path_down: true,
+        virtual_ips: vec![net("198.51.100.10/32")],
+        except_sources: vec![net("203.0.113.0/24")],
+        except_ports: vec![(1, 100)],
+        ..asked("v*")
+    };
+    let two = ReturnPathInterface {
+        protocols: BTreeSet::from([UDP]),
+        virtual_ips: vec![net("198.51.100.20/32")],
+        except_sources: vec![net("203.0.113.7/32"), net("192.0.2.0/24")],
+        except_ports: vec![(50, 200)],
+        owners: owner("other"),
+        ..asked("vr*")
+    };
+    let node = |two: ReturnPathInterface| Node::new(vec![one.clone(), two]).plan();
+    let plan = node(two.clone());
+    assert!(plan.conditions.is_empty(), "{:?}", plan.conditions);
+    let joined = learn(&plan, 3);
+    assert!(joined.enforce && !joined.drop_on_path_down);
+    assert_eq!(joined.protocols, BTreeSet::from([TCP, UDP]));
+    assert_eq!(joined.virtual_ips, BTreeSet::from([net("198.51.100.10/32"), net("198.51.100.20/32")]));
+    assert_eq!(joined.except_sources, BTreeSet::from([net("203.0.113.7/32")]));
+    assert_eq!(joined.except_ports, BTreeSet::from([(50, 100)]));
+    let alone = learn(&plan, 4);
+    assert!(!alone.enforce && alone.protocols == BTreeSet::from([TCP]), "only `v*` matches vblue");
+    // Whatever the order: any service address wins over some.
+    let any = node(ReturnPathInterface { virtual_ips: Vec::new(), ..two.clone() });
+    assert!(learn(&any, 3).virtual_ips.is_empty());
+    let other = node(ReturnPathInterface { gateway: GatewaySource::FromRoute, ..two });
+    let [condition] = &other.conditions[..] else { panic!("{:?}", other.conditions) };
+    assert_eq!((condition.reason, &condition.owners), (reason::GATEWAY_MISMATCH, &owner("other")));
+    assert!(matches!(learn(&other, 3).default_ipv4.kind, PathKind::Auto(_)), "the first one's");
+}
+
 #[test]
 fn absent_interfaces_are_named_and_cost_nothing_else() {
     let plan = Node::new(vec![asked("bond0.7"), asked("eth*"), asked("vred")]).plan();
