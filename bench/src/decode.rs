@@ -45,13 +45,14 @@ pub(crate) fn describe(args: &DecodeArgs) -> String {
     format!(
         "{} rounds, each decodes {} messages that FRR 8.4, 10.3 and 10.7 sent (repeated captures): routes by nexthop id \
          alone, then all kinds; and copies the same bytes\n",
-        args.common.rounds, args.messages
+        args.common.rounds(),
+        args.messages
     )
 }
 
 pub(crate) fn run(args: &DecodeArgs, report: &mut Report) -> Result<()> {
     report.setting("messages", args.messages);
-    report.setting("rounds", args.common.rounds);
+    report.setting("rounds", args.common.rounds());
     let by_id = repeated(args.messages, is_by_id)?;
     let all = repeated(args.messages, |_| true)?;
     let mut updates = Vec::new();
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &DecodeArgs, report: &mut Report) -> Result<()> {
         // The buffers reach their size.
         decode(stream, &mut updates)?;
     }
-    for _ in 0..args.common.rounds {
+    for _ in 0..args.common.rounds() {
         let before = allocations::count();
         let (rate, bytes) = decode(&by_id, &mut updates)?;
         let allocated = allocations::count() - before;

@@ -38,9 +38,10 @@ impl Machine {
         }
     }
 
-    pub(crate) fn print(&self) {
-        println!(
-            "machine: {} CPUs ({}), {} MiB, Linux {}, load before {}; FRR {}; Backtrail {}",
+    /// In one line.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{} CPUs ({}), {} MiB, Linux {}, load before {}; FRR {}; Backtrail {}",
             self.cpus,
             self.cpu,
             self.memory_mib,
@@ -48,7 +49,7 @@ impl Machine {
             self.load_before,
             self.frr,
             env!("CARGO_PKG_VERSION"),
-        );
+        )
     }
 }
 

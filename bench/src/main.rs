@@ -4,10 +4,15 @@
 
 mod allocations;
 mod decode;
+mod failover;
+mod fed;
 mod machine;
+mod memory;
 mod report;
+mod restart;
 mod routes;
 mod steering;
+mod svg;
 mod usage;
 
 use std::path::PathBuf;
@@ -31,6 +36,12 @@ enum Bench {
     Fpm(decode::DecodeArgs),
     /// From FPM bytes to the kernel's FIB and back, beside a bare netlink writer and zebra
     Routes(routes::RoutesArgs),
+    /// Losing one of two gateways, under few routes and under many
+    Failover(failover::FailoverArgs),
+    /// A new agent on a kernel that holds everything already
+    Restart(restart::RestartArgs),
+    /// What a route costs the agent in memory
+    Memory(memory::MemoryArgs),
     /// What steering costs a packet, beside the prototype, nothing at all, and a conntrack mark
     Steering(steering::SteeringArgs),
 }
@@ -40,7 +51,10 @@ enum Bench {
 pub(crate) struct Common {
     /// Repetitions, each with all contenders in turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) rounds: u32,
+    rounds: u32,
+    /// Small and once: whether it works, not what it measures
+    #[arg(long)]
+    pub(crate) quick: bool,
     /// Say what would be measured, and against which bars
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -50,6 +64,13 @@ pub(crate) struct Common {
     /// The agent to measure
     #[arg(long, value_name = "FILE", default_value = "target/release/backtrail")]
     pub(crate) agent: PathBuf,
+}
+
+impl Common {
+    /// Repetitions.
+    pub(crate) fn rounds(&self) -> u32 {
+        if self.quick { 1 } else { self.rounds }
+    }
 }
 
 fn main() -> ExitCode {
@@ -67,6 +88,9 @@ fn run(bench: &Bench) -> Result<bool> {
     let (name, common, bars) = match bench {
         Bench::Fpm(args) => ("fpm", &args.common, decode::BARS),
         Bench::Routes(args) => ("routes", &args.common, routes::BARS),
+        Bench::Failover(args) => ("failover", &args.common, failover::BARS),
+        Bench::Restart(args) => ("restart", &args.common, restart::BARS),
+        Bench::Memory(args) => ("memory", &args.common, memory::BARS),
         Bench::Steering(args) => ("steering", &args.common, steering::bars(args)),
     };
     if common.dry_run {
@@ -81,6 +105,9 @@ fn run(bench: &Bench) -> Result<bool> {
     match bench {
         Bench::Fpm(args) => decode::run(args, &mut report)?,
         Bench::Routes(args) => routes::run(args, &mut report)?,
+        Bench::Failover(args) => failover::run(args, &mut report)?,
+        Bench::Restart(args) => restart::run(args, &mut report)?,
+        Bench::Memory(args) => memory::run(args, &mut report)?,
         Bench::Steering(args) => steering::run(args, &mut report)?,
     }
     report.finish(&common.out)
@@ -90,6 +117,9 @@ fn describe(bench: &Bench) -> String {
     match bench {
         Bench::Fpm(args) => decode::describe(args),
         Bench::Routes(args) => routes::describe(args),
+        Bench::Failover(args) => failover::describe(args),
+        Bench::Restart(args) => restart::describe(args),
+        Bench::Memory(args) => memory::describe(args),
         Bench::Steering(args) => steering::describe(args),
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::machine::Machine;
+use crate::svg::{self, Point};
 
 /// Which side of a bar is good.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -109,7 +110,7 @@ impl Report {
     pub(crate) fn new(benchmark: &'static str, expected: &'static [Bar]) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let machine = Machine::here();
-        machine.print();
+        println!("machine: {}", machine.line());
         Self {
             benchmark,
             started_unix_seconds: now.as_secs(),
@@ -166,7 +167,25 @@ impl Report {
         fs::write(&path, serde_json::to_string_pretty(&self)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
+        let path = path.with_extension("svg");
+        fs::write(&path, self.plot()).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", path.display());
         Ok(all)
+    }
+
+    /// All series, those of a unit together.
+    fn plot(&self) -> String {
+        let mut panels: Vec<(&str, Vec<Point<'_>>)> = Vec::new();
+        for (name, series) in self.order.iter().filter_map(|name| Some((name, self.series.get(name)?))) {
+            let Some(median) = series.median() else { continue };
+            let (lowest, highest) = series.spread();
+            let point = Point { name, median, lowest, highest };
+            match panels.iter_mut().find(|(unit, _)| *unit == series.unit) {
+                Some((_, points)) => points.push(point),
+                None => panels.push((series.unit, vec![point])),
+            }
+        }
+        svg::plot(&format!("{}: {}", self.benchmark, self.machine.line()), &panels)
     }
 
     fn judge(&mut self, bar: Bar) -> bool {

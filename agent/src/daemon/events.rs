@@ -41,11 +41,13 @@ impl Agent {
                 self.fpm.epoch = epoch.0;
                 self.fpm.peer = Some(peer);
                 self.fpm.replay_began = Some(now);
+                self.fpm.replay_compared = None;
                 self.metrics.fpm.sessions.inc();
                 self.engine.fpm_connected(now);
                 self.probe_feedback();
             }
             Event::Updates { updates, pid, .. } => {
+                self.fpm.replaying = self.fpm.replay_began.is_some();
                 self.fpm.last_message = Some(jiff::Timestamp::now());
                 if let Some(pid) = pid {
                     self.engine.fpm_pid(pid);
@@ -60,8 +62,12 @@ impl Agent {
             }
             Event::ReplayComplete { epoch, .. } => {
                 tracing::info!(%epoch, routes = self.engine.rib().len(), "FRR's replay is complete");
+                let compared = self.fpm.replay_compared.unwrap_or(now);
                 if let Some(began) = self.fpm.replay_began.take() {
-                    self.metrics.fpm.replay_seconds.set(began.elapsed().as_secs_f64());
+                    self.metrics
+                        .fpm
+                        .replay_seconds
+                        .set(compared.saturating_duration_since(began).as_secs_f64());
                 }
                 self.engine.fpm_replay_complete(now);
             }

@@ -122,6 +122,10 @@ struct FpmView {
     second_client: Option<(SocketAddr, SocketAddr)>,
     last_disconnect: Option<String>,
     replay_began: Option<Instant>,
+    /// Updates of the replay came that are not compared with the kernel yet.
+    replaying: bool,
+    /// When the last of them was.
+    replay_compared: Option<Instant>,
     /// Whether this session's zebra can be told what became of its routes; `None` until that is known.
     feedback_support: Option<Result<(), FeedbackUnsupported>>,
 }

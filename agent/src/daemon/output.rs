@@ -35,6 +35,10 @@ impl Agent {
         }
         self.send_feedback();
         metrics::set(&self.metrics.reconcile.queue, self.engine.backlog());
+        if self.fpm.replaying && self.engine.is_idle() {
+            self.fpm.replaying = false;
+            self.fpm.replay_compared = Some(Instant::now());
+        }
         if let Some(gateways) = self.engine.watch_gateways() {
             let gateways: BTreeSet<_> = gateways.into_iter().take(MAX_WATCHED).collect();
             self.todo.environment |= gateways != self.watched;

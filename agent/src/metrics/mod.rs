@@ -159,7 +159,7 @@ stage! {
         updates: Family<Kind, Counter> = "fpm_updates", "Updates received, by kind (route, route_del, nexthop, nexthop_del, other)";
         feedback: Family<RouteOutcome, Counter> = "fpm_feedback", "Routes that zebra was told about (`fpm.offloadAck`), by what: offload (it forwards) or offload_failed";
         decode_errors: Counter = "fpm_decode_errors", "Frames or messages that could not be decoded; each ends its session";
-        replay_seconds: Seconds = "fpm_replay_seconds", "Seconds that the last complete replay took";
+        replay_seconds: Seconds = "fpm_replay_seconds", "Seconds of the last complete replay, from its beginning until its last route was compared with the kernel, without the quiet time that ends it";
     }
 }
 

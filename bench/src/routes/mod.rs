@@ -1,9 +1,9 @@
 //! From FPM bytes to the FIB: the agent between the bare writer, which only the kernel limits, and zebra.
 
-mod bgp;
+pub(crate) mod bgp;
 mod fib;
-mod netlink;
-mod set;
+pub(crate) mod netlink;
+pub(crate) mod set;
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -84,12 +84,18 @@ pub(crate) struct RoutesArgs {
     without_zebra: bool,
 }
 
+impl RoutesArgs {
+    fn size(&self) -> u32 {
+        if self.common.quick { self.routes.min(20_000) } else { self.routes }
+    }
+}
+
 pub(crate) fn describe(args: &RoutesArgs) -> String {
     format!(
         "routes: {} rounds; in each, {} IPv4 routes go into the kernel and out again: by a bare netlink writer, by the \
          agent from FPM bytes{}\n",
-        args.common.rounds,
-        args.routes,
+        args.common.rounds(),
+        args.size(),
         if args.without_zebra { "" } else { ", by zebra from BGP" }
     )
 }
@@ -102,10 +108,10 @@ struct Took {
 
 /// Measures, round by round.
 pub(crate) fn run(args: &RoutesArgs, report: &mut Report) -> Result<()> {
-    report.setting("routes", args.routes);
-    report.setting("rounds", args.common.rounds);
+    report.setting("routes", args.size());
+    report.setting("rounds", args.common.rounds());
     let lab = Lab::new("bench")?;
-    let ascending = set::full_table(args.routes, 1);
+    let ascending = set::full_table(args.size(), 1);
     let mut shuffled = ascending.clone();
     Random::new(2).shuffle(&mut shuffled);
     let (bare, peer) = node(&lab, "bare")?;
@@ -113,8 +119,8 @@ pub(crate) fn run(args: &RoutesArgs, report: &mut Report) -> Result<()> {
     bare.node.run(&format!("ip nexthop add id 1 via {PEER} dev up0"))?;
     let mut agent = Contender::new(&lab, args, &ascending)?;
     let zebra = if args.without_zebra { None } else { Some(Zebra::new(&lab, &ascending)?) };
-    for round in 1..=args.common.rounds {
-        eprintln!("round {round} of {}", args.common.rounds);
+    for round in 1..=args.common.rounds() {
+        eprintln!("round {round} of {}", args.common.rounds());
         let limit = bare.round(report)?;
         let ours = agent.round(report)?;
         for (bar, (limit, ours)) in
@@ -131,7 +137,7 @@ pub(crate) fn run(args: &RoutesArgs, report: &mut Report) -> Result<()> {
 }
 
 /// A node with one uplink, and the namespace behind that.
-fn node(lab: &Lab, name: &str) -> Result<(Namespace, Namespace)> {
+pub(crate) fn node(lab: &Lab, name: &str) -> Result<(Namespace, Namespace)> {
     let (node, peer) = (lab.namespace(name)?, lab.namespace(&format!("{name}-peer"))?);
     let address = format!("{PEER}/24");
     lab.connect(&End::new(&node, "up0", &[NODE]), &End::new(&peer, "eth0", &[&address]))?;
@@ -154,7 +160,7 @@ fn note(report: &mut Report, who: &str, direction: Direction, routes: usize, too
 fn verify(namespace: &Namespace, table: u32, protocol: u8, expected: usize) -> Result<()> {
     let began = Instant::now();
     loop {
-        let count = namespace.enter(|| Writer::open()?.count(table, protocol))??;
+        let count = namespace.enter(|| Writer::open()?.count(table, protocol, false))??;
         if count as usize == expected {
             return Ok(());
         }
@@ -240,7 +246,10 @@ impl Contender {
         let (node, peer) = node(lab, "agent")?;
         let links = node.json("ip -j link show dev up0")?;
         let ifindex = links.get(0).and_then(|link| link.get("ifindex")?.as_u64()).context("no ifindex")?;
-        let options = AgentOptions { manifests: manifests(args.routes), ..AgentOptions::default() };
+        let options = AgentOptions {
+            manifests: manifests(Feeder::TABLE, TABLE, args.size()),
+            ..AgentOptions::default()
+        };
         let binary = std::path::absolute(&args.common.agent)?;
         ensure!(binary.exists(), "no agent at {}: cargo build --release -p backtrail", binary.display());
         Ok(Self {
@@ -304,8 +313,8 @@ impl Contender {
     }
 }
 
-fn manifests(routes: u32) -> String {
-    let from = Feeder::TABLE;
+/// An import of everything from one table into another.
+pub(crate) fn manifests(from: u32, into: u32, routes: u32) -> String {
     format!(
         "apiVersion: backtrail.dev/v1alpha1
 kind: DataplaneConfig
@@ -318,11 +327,24 @@ kind: RouteImport
 metadata: {{name: everything}}
 spec:
   from: {{table: {from}, protocols: [BGP]}}
-  into: {{table: {TABLE}}}
+  into: {{table: {into}}}
   allowed: {{mode: All}}
   maxRoutes: {routes}
 "
     )
+}
+
+/// bgpd's configuration on a [`node`].
+pub(crate) fn bgpd() -> String {
+    format!(
+        "router bgp 65200\n no bgp ebgp-requires-policy\n neighbor {PEER} remote-as {PEER_AS}\n \
+         neighbor {PEER} passive\nexit\n"
+    )
+}
+
+/// The speaker behind a [`node`] that runs bgpd.
+pub(crate) fn speaker(peer: &Namespace) -> Result<bgp::Speaker> {
+    bgp::Speaker::establish(peer, "10.99.0.1:179".parse()?, PEER_AS, PEER)
 }
 
 /// The distribution's zebra, which learns the same routes by BGP.
@@ -342,15 +364,10 @@ impl<'a> Zebra<'a> {
 
     /// A fresh zebra: the time of the insert, from the first to the last route in the kernel.
     fn round(&self, report: &mut Report) -> Result<Duration> {
-        let bgpd = format!(
-            "router bgp 65200\n no bgp ebgp-requires-policy\n neighbor {PEER} remote-as {PEER_AS}\n \
-             neighbor {PEER} passive\nexit\n"
-        );
-        let options = FrrOptions { bgpd, ..FrrOptions::default() };
+        let options = FrrOptions { bgpd: bgpd(), ..FrrOptions::default() };
         let frr = Frr::start(self.lab, &self.node, &self.install, options)?;
         let pid = self.pid_of("zebra")?;
-        let router = "10.99.0.1:179".parse()?;
-        let mut speaker = bgp::Speaker::establish(&self.peer, router, PEER_AS, PEER)?;
+        let mut speaker = speaker(&self.peer)?;
         let mut insert = Duration::ZERO;
         for direction in [Direction::Insert, Direction::Withdraw] {
             let before = usage::of(pid)?;

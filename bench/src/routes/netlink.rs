@@ -3,10 +3,10 @@
 //! Packed messages by nexthop id in hashed order, one acknowledgement for each datagram. It knows its routes
 //! beforehand, checks nothing and remembers nothing.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -29,6 +29,11 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_TABLE: u16 = 15;
 const RTA_NH_ID: u16 = 30;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const RTM_NEWNEXTHOP: u16 = 104;
+const CREATE_REPLACE: u16 = 0x500;
+const NHA_ID: u16 = 1;
+const NHA_GROUP: u16 = 2;
 /// Offset of `nlmsg_flags`.
 const FLAGS: usize = 6;
 
@@ -65,11 +70,16 @@ impl Writer {
     }
 
     /// Writes or deletes all routes.
-    pub(crate) fn apply(&mut self, direction: Direction, routes: &[Ipv4Net], into: Into) -> Result<()> {
+    pub(crate) fn apply(
+        &mut self,
+        direction: Direction,
+        routes: &[impl Copy + std::convert::Into<IpNet>],
+        into: Into,
+    ) -> Result<()> {
         let mut last = 0;
         for route in routes {
             last = self.buffer.len();
-            encode(&mut self.buffer, direction, *route, into);
+            encode(&mut self.buffer, direction, (*route).into(), into);
             if self.buffer.len() >= SEND {
                 self.flush(last)?;
             }
@@ -93,11 +103,23 @@ impl Writer {
         }
     }
 
+    /// Replaces a nexthop group.
+    pub(crate) fn replace_group(&mut self, id: u32, members: &[u32]) -> Result<()> {
+        message(&mut self.buffer, RTM_NEWNEXTHOP, REQUEST | CREATE_REPLACE, |out| {
+            out.extend([0; 8]);
+            attribute(out, NHA_ID, id);
+            let list: Vec<u8> =
+                members.iter().flat_map(|member| [member.to_ne_bytes(), [0; 4]].concat()).collect();
+            bytes(out, NHA_GROUP, &list);
+        });
+        self.flush(0)
+    }
+
     /// Routes of a protocol in a table, counted one by one in a dump.
-    pub(crate) fn count(&mut self, table: u32, protocol: u8) -> Result<u32> {
+    pub(crate) fn count(&mut self, table: u32, protocol: u8, v6: bool) -> Result<u32> {
         let mut request = Vec::new();
         message(&mut request, RTM_GETROUTE, REQUEST | DUMP, |out| {
-            out.extend([AF_INET, 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0]);
+            out.extend([if v6 { AF_INET6 } else { AF_INET }, 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0]);
             attribute(out, RTA_TABLE, table);
         });
         self.socket.send_to(&request, &SocketAddr::new(0, 0), 0).context("netlink send")?;
@@ -120,15 +142,19 @@ impl Writer {
     }
 }
 
-fn encode(out: &mut Vec<u8>, direction: Direction, route: Ipv4Net, into: Into) {
+fn encode(out: &mut Vec<u8>, direction: Direction, route: IpNet, into: Into) {
     let (kind, flags) = match direction {
         Direction::Insert => (RTM_NEWROUTE, REQUEST | CREATE_EXCL),
         Direction::Withdraw => (RTM_DELROUTE, REQUEST),
     };
     message(out, kind, flags, |out| {
         // Family, lengths, TOS, table (in the attribute), protocol, scope universe, type unicast, flags.
-        out.extend([AF_INET, route.prefix_len(), 0, 0, 0, into.protocol, 0, 1, 0, 0, 0, 0]);
-        attribute(out, RTA_DST, u32::from_ne_bytes(Ipv4Addr::octets(&route.addr())));
+        let family = if route.addr().is_ipv6() { AF_INET6 } else { AF_INET };
+        out.extend([family, route.prefix_len(), 0, 0, 0, into.protocol, 0, 1, 0, 0, 0, 0]);
+        match route.addr() {
+            IpAddr::V4(addr) => attribute(out, RTA_DST, u32::from_ne_bytes(addr.octets())),
+            IpAddr::V6(addr) => bytes(out, RTA_DST, &addr.octets()),
+        }
         attribute(out, RTA_TABLE, into.table);
         attribute(out, RTA_PRIORITY, into.metric);
         attribute(out, RTA_NH_ID, into.nexthop);
@@ -149,9 +175,14 @@ fn message(out: &mut Vec<u8>, kind: u16, flags: u16, body: impl FnOnce(&mut Vec<
 }
 
 fn attribute(out: &mut Vec<u8>, kind: u16, value: u32) {
-    out.extend(8u16.to_ne_bytes());
+    bytes(out, kind, &value.to_ne_bytes());
+}
+
+/// An attribute of a multiple of four bytes.
+fn bytes(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    out.extend(u16::try_from(value.len() + 4).unwrap_or(u16::MAX).to_ne_bytes());
     out.extend(kind.to_ne_bytes());
-    out.extend(value.to_ne_bytes());
+    out.extend(value);
 }
 
 fn word16(bytes: &[u8], at: usize) -> Option<u16> {

@@ -1,9 +1,9 @@
 //! Route sets of a full table's shape.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Of a thousand routes of the Internet's table, how many have each length.
 const SHAPE: [(u8, u32); 12] = [
@@ -64,6 +64,22 @@ pub(crate) fn full_table(count: u32, seed: u64) -> Vec<Ipv4Net> {
     set.into_iter().collect()
 }
 
+/// `count` different IPv6 prefixes of 2000::/3 with the usual lengths: half are /48, the rest /29 to /47.
+pub(crate) fn table6(count: u32, seed: u64) -> Vec<Ipv6Net> {
+    let mut random = Random::new(seed);
+    let mut set = BTreeSet::new();
+    while set.len() < count as usize {
+        let draw = random.next() % 38;
+        let length = u8::try_from(29 + draw).unwrap_or(48).min(48);
+        let high = u64::from(random.next()) << 32 | u64::from(random.next());
+        let address = Ipv6Addr::from_bits((u128::from(high >> 3) << 64) | (1 << 125));
+        if let Ok(net) = Ipv6Net::new(address, length) {
+            set.insert(net.trunc());
+        }
+    }
+    set.into_iter().collect()
+}
+
 fn length(draw: u32) -> u8 {
     let mut below = 0;
     for (length, share) in SHAPE {
@@ -78,6 +94,13 @@ fn length(draw: u32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ipv6_prefixes_are_global_and_different() {
+        let routes = table6(5000, 1);
+        assert!(routes.len() == 5000 && routes.is_sorted());
+        assert!(routes.iter().all(|net| net.addr().segments()[0] >> 13 == 1 && net.prefix_len() <= 48));
+    }
 
     #[test]
     fn the_shape_is_that_of_a_full_table() {

@@ -89,13 +89,13 @@ pub(crate) fn describe(args: &SteeringArgs) -> String {
     format!(
         "steering: {} rounds; in each, all packet cases by BPF_PROG_TEST_RUN (IPv4, IPv6; Backtrail, baseline), and {TURNS} \
          turns of TCP replies end to end (nothing, conntrack mark, Backtrail)\n",
-        args.common.rounds
+        args.common.rounds()
     )
 }
 
 /// Measures, round by round.
 pub(crate) fn run(args: &SteeringArgs, report: &mut Report) -> Result<()> {
-    let rounds = args.common.rounds;
+    let rounds = args.common.rounds();
     report.setting("rounds", rounds);
     let lab = Lab::new("bench")?;
     let mut bed = Bed::new(&lab)?;
