@@ -47,7 +47,7 @@ enum Task {
     /// The first process of such a machine
     #[command(hide = true)]
     VmGuest,
-    /// Run a benchmark with its baselines: `fpm`, `routes`, `steering`
+    /// Run a benchmark with its baselines: `fpm`, `routes`, `failover`, `restart`, `memory`, `steering`
     Bench(bench::BenchArgs),
 }
 

@@ -45,6 +45,7 @@ use self::frr::Frr;
 use self::manifests::Manifests;
 use self::observed::Observed;
 pub use self::options::AgentOptions;
+use self::output::Bulk;
 use self::persist::Persisted;
 pub use self::persist::{Owned, STATE_FILES};
 use self::steer::Steerer;
@@ -143,6 +144,7 @@ struct Agent {
     programmer: Programmer,
     monitor: Monitor,
     listening: bool,
+    bulk: Bulk,
     steering: Steerer,
     followers: Followers,
     steering_plan: SteeringPlan,
@@ -322,6 +324,7 @@ impl Agent {
             programmer,
             monitor,
             listening: false,
+            bulk: Bulk::new(now),
             steering: Steerer::new(&options.bpffs),
             followers: Followers::default(),
             steering_plan: SteeringPlan::default(),

@@ -1,7 +1,7 @@
 //! What goes out: batches to the programmer, dumps to blocking threads.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -14,6 +14,42 @@ use crate::plan::steering::SINK_NAME;
 /// Gateways at most whose neighbour entries are kept resolved: the kernel's tables hold 1,024 by default.
 const MAX_WATCHED: usize = 512;
 
+/// Whether many routes are on their way: then nobody listens to their notifications.
+///
+/// A load that the kernel takes as fast as it comes never has a long queue, so what was done lately counts as well.
+#[derive(Debug)]
+pub(super) struct Bulk {
+    /// A second's beginning, and the operations done before it.
+    second: (Instant, u64),
+    /// Until when a load is taken to go on.
+    until: Instant,
+}
+
+impl Bulk {
+    /// After so long without a load notifications are listened to again.
+    const CALM: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(now: Instant) -> Self {
+        Self { second: (now, 0), until: now }
+    }
+
+    fn is_under_way(&mut self, now: Instant, backlog: usize, operations: u64) -> bool {
+        let (began, before) = self.second;
+        if now.saturating_duration_since(began) >= Self::CALM {
+            self.second = (now, operations);
+        }
+        if backlog >= BULK || operations.saturating_sub(before) >= BULK as u64 {
+            self.until = now + Self::CALM;
+        }
+        now < self.until
+    }
+
+    /// When to look again, while a load goes on.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+}
+
 impl Agent {
     /// Hands batches to the programmer, starts dumps that are due.
     pub(super) fn pump(&mut self) {
@@ -21,10 +57,9 @@ impl Agent {
         if self.engine.audit_wanted() && self.audit.is_none() && !self.audit_lag {
             self.start_audit();
         }
-        if self.audit_lag {
+        if self.audit_lag && self.audit.is_none() {
             return self.answer_pausing();
         }
-        self.listen_routes(self.engine.backlog() < BULK);
         let frozen = self.is_frozen();
         while let Some(batch) = (!frozen).then(|| self.engine.next_batch(now)).flatten() {
             if self.programmer.try_submit(batch).is_err() {
@@ -33,6 +68,11 @@ impl Agent {
                 break;
             }
         }
+        if self.audit_lag {
+            return self.answer_pausing();
+        }
+        let busy = self.bulk.is_under_way(now, self.engine.backlog(), self.engine.stats().operations);
+        self.listen_routes(!busy);
         self.send_feedback();
         metrics::set(&self.metrics.reconcile.queue, self.engine.backlog());
         if self.fpm.replaying && self.engine.is_idle() {

@@ -19,6 +19,9 @@ impl Agent {
         for at in [self.engine.deadline()].into_iter().chain(others) {
             next = at.map_or(next, |at| next.min(at));
         }
+        if !self.listening {
+            next = next.min(self.bulk.until());
+        }
         if self.todo.survey && !self.surveying {
             next = next.min(self.next_survey);
         }

@@ -36,6 +36,7 @@ impl Engine {
         self.hold_back();
         self.entries.for_each_mut(|entry| entry.flags &= !SEEN);
         let gone = self.nexthops.adopt(nexthops);
+        self.comparing = true;
         self.groups_vanished(&gone, now);
         Audit::default()
     }
@@ -89,6 +90,7 @@ impl Engine {
     /// Ends the comparison: what the dump did not show is not in the kernel.
     pub fn finish_audit(&mut self, audit: &mut Audit, now: Instant) {
         self.suspended = false;
+        self.comparing = false;
         let mut missing: SmallVec<[Key; 8]> = SmallVec::new();
         for (target, prefix, entry) in self.entries.iter() {
             if entry.flags & (INSTALLED | SEEN | IN_FLIGHT) == INSTALLED {
@@ -108,5 +110,6 @@ impl Engine {
     /// The audit's dump failed: goes on as before.
     pub fn abort_audit(&mut self) {
         self.suspended = false;
+        self.comparing = false;
     }
 }

@@ -52,8 +52,7 @@ pub(super) struct Offer {
 
 impl Engine {
     /// Brings one key to what it should be: the operation, if one is needed.
-    pub(super) fn reconcile_key(&mut self, key: Key, ops: &mut Ops, now: Instant) {
-        let entry = self.entries.get(key.0, &key.1).copied();
+    pub(super) fn reconcile_key(&mut self, key: Key, entry: Option<Entry>, ops: &mut Ops, now: Instant) {
         match self.desired(key, entry) {
             Desired::Keep => {
                 if let Some(entry) = entry {

@@ -42,8 +42,9 @@ use crate::rib::{Generation, Rib};
 
 /// Operations of one batch at most: large enough to keep the kernel busy, small enough to answer in between.
 const MAX_BATCH: usize = 8192;
-/// Batches under way at most: one being applied, one waiting.
-const MAX_IN_FLIGHT: usize = 2;
+/// Batches under way at most: one being applied, the others so that the writer never waits for us while we read a
+/// burst of updates.
+const MAX_IN_FLIGHT: usize = 4;
 /// First delay before a refused route is tried again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Delay before refused nexthop objects are tried again.
@@ -165,6 +166,8 @@ pub struct Engine {
     in_flight: FxHashMap<u64, Vec<Pending>>,
     next_batch: u64,
     suspended: bool,
+    /// The dump of nexthop objects has been taken over, that of routes goes on.
+    comparing: bool,
     nexthop_retry: Option<Instant>,
     /// Nexthop objects and groups that the kernel refuses, in its words.
     nexthop_failures: BTreeMap<NexthopOp, String>,
@@ -214,6 +217,7 @@ impl Engine {
             in_flight: FxHashMap::default(),
             next_batch: 0,
             suspended: false,
+            comparing: false,
             nexthop_retry: None,
             nexthop_failures: BTreeMap::new(),
             audit_wanted: false,
@@ -456,10 +460,17 @@ impl Engine {
 
     /// The next batch for the programmer, if there is something to do and room for it.
     pub fn next_batch(&mut self, now: Instant) -> Option<Batch> {
-        if self.suspended || self.in_flight.len() >= MAX_IN_FLIGHT {
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
             return None;
         }
         let mut ops = Ops::default();
+        if self.suspended {
+            // A comparison may take seconds: paths that die meanwhile do not wait for its end.
+            if self.comparing && self.in_flight.is_empty() {
+                self.emit_nexthops(&mut ops, now);
+            }
+            return self.submit(ops);
+        }
         let mut deferred: Vec<Key> = Vec::new();
         self.emit_nexthops(&mut ops, now);
         while ops.ops.len() < MAX_BATCH {
@@ -467,11 +478,12 @@ impl Engine {
                 self.use_room(now);
             }
             let Some(key) = self.pop() else { break };
-            if self.entries.get(key.0, &key.1).is_some_and(|entry| entry.flags & IN_FLIGHT != 0) {
+            let entry = self.entries.get(key.0, &key.1).copied();
+            if entry.is_some_and(|entry| entry.flags & IN_FLIGHT != 0) {
                 deferred.push(key);
                 continue;
             }
-            self.reconcile_key(key, &mut ops, now);
+            self.reconcile_key(key, entry, &mut ops, now);
             self.evaluated(key);
         }
         self.dirty.extend(deferred);
@@ -479,11 +491,14 @@ impl Engine {
         if ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty() {
             self.collect_garbage(&mut ops, now);
         }
-        let Ops { ops, pending } = ops;
+        if ops.ops.is_empty() && self.in_flight.is_empty() && self.dirty.is_empty() && self.queue.is_empty() {
+            self.dirty_since = None;
+        }
+        self.submit(ops)
+    }
+
+    fn submit(&mut self, Ops { ops, pending }: Ops) -> Option<Batch> {
         if ops.is_empty() {
-            if self.in_flight.is_empty() && self.dirty.is_empty() && self.queue.is_empty() {
-                self.dirty_since = None;
-            }
             return None;
         }
         let id = self.next_batch;

@@ -38,6 +38,18 @@ fn a_silent_gateway_leaves_with_one_message_and_returns_with_one() {
 }
 
 #[test]
+fn a_comparison_under_way_does_not_delay_it() {
+    let mut bench = loaded();
+    let (objects, routes) = bench.kernel.dump();
+    let mut audit = bench.engine.begin_audit(&objects, bench.now);
+    assert_eq!(bench.operations(|bench| bench.set_neighbour("10.0.1.1", 2, true)), 1);
+    assert_eq!(bench.via(&prefix(7)), ["10.0.2.1"]);
+    bench.engine.audit_routes(&mut audit, &routes, bench.now);
+    bench.engine.finish_audit(&mut audit, bench.now);
+    assert_eq!((audit.differences, bench.operations(Bench::settle)), (0, 0));
+}
+
+#[test]
 fn the_last_gateways_stay_when_none_answers() {
     let mut bench = loaded();
     bench.set_neighbour("10.0.1.1", 2, true);
