@@ -6,3 +6,4 @@ mod feedback;
 mod interference;
 mod restarts;
 mod routes;
+mod wire;

@@ -242,8 +242,11 @@ impl Frr {
         let mut command = self.install.command(&format!("{DAEMONS}/{name}"));
         command.args(["-N", &self.pathspace, "--log", "stdout", "--log-level", "warnings"]);
         if daemon != Daemon::Mgmtd {
-            // -P 0: no telnet port.
-            command.args(["-f", &file, "-P", "0"]);
+            // No telnet port.
+            command.args(["-P", "0"]);
+        }
+        if matches!(daemon, Daemon::Zebra | Daemon::Bgpd) {
+            command.args(["-f", &file]);
         }
         if daemon == Daemon::Zebra {
             if self.options.fpm {
