@@ -12,6 +12,7 @@ pub mod explain;
 mod host;
 pub mod intent;
 pub mod kernel;
+pub mod kube;
 pub mod metrics;
 pub mod model;
 pub mod plan;

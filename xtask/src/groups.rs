@@ -1,9 +1,11 @@
 //! The groups of tests.
 
+use std::ffi::{OsStr, OsString};
+
 use anyhow::{Result, ensure};
 
 use crate::test::{Tally, counted};
-use crate::{cargo, crds, deploy, docs, ebpf, fuzz, tools};
+use crate::{cargo, crds, deploy, docs, ebpf, fuzz, kube, tools};
 
 /// Seconds that one test program may take.
 const LIMIT: &str = "1200";
@@ -64,20 +66,33 @@ pub(crate) fn ebpf() -> Tally {
     Tally::check("rebuilding the BPF object", ebpf::is_reproducible())
 }
 
-/// A group that may have no tests yet: then one named skip.
-pub(crate) fn later(prefix: &str, why: &str) -> Result<Tally> {
-    let tally = privileged(prefix)?;
-    Ok(if tally == Tally::default() { Tally::skip(prefix.trim_end_matches('_'), why) } else { tally })
+/// Tests with a real API server, where one can be had.
+pub(crate) fn kube() -> Result<Tally> {
+    match kube::obtain() {
+        Ok(folder) => privileged_with("kube_", &[("KUBEBUILDER_ASSETS", folder.as_os_str())]),
+        Err(error) => Ok(Tally::skip("kube", &format!("no kube-apiserver: {error:#}"))),
+    }
 }
 
 /// The ignored tests of all programs whose name starts with `prefix`, as root, in mount and pid namespaces of their own:
 /// whatever a killed test leaves goes with them.
 pub(crate) fn privileged(prefix: &str) -> Result<Tally> {
+    privileged_with(prefix, &[])
+}
+
+/// The same, with variables in the environment.
+fn privileged_with(prefix: &str, variables: &[(&str, &OsStr)]) -> Result<Tally> {
     let mut tally = Tally::default();
     for binary in cargo::test_binaries(prefix)? {
         println!("\n--- {} ---", binary.name);
-        let mut command = tools::privileged("timeout");
+        let mut command = tools::privileged("env");
+        for (name, value) in variables {
+            let mut variable = OsString::from(format!("{name}="));
+            variable.push(value);
+            command.arg(variable);
+        }
         command
+            .arg("timeout")
             .args(["--signal=KILL", LIMIT])
             .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(&binary.executable)

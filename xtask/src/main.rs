@@ -1,5 +1,6 @@
 //! Every developer task of Backtrail: `cargo xtask TASK`.
 
+mod apt;
 mod bench;
 mod cargo;
 mod crds;
@@ -10,6 +11,7 @@ mod ebpf;
 mod fuzz;
 mod groups;
 mod image;
+mod kube;
 mod program;
 mod test;
 mod tools;
@@ -47,6 +49,8 @@ enum Task {
     /// The first process of such a machine
     #[command(hide = true)]
     VmGuest,
+    /// Obtain kube-apiserver, etcd and kubectl for the tests of the group `kube`, and print their folder
+    KubeAssets,
     /// Run a benchmark with its baselines: `fpm`, `routes`, `failover`, `restart`, `memory`, `steering`
     Bench(bench::BenchArgs),
 }
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Task::Deploy(args) => deploy::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::KubeAssets => kube::run(),
         Task::VmGuest => vm::guest::run(),
         Task::Bench(args) => match bench::run(&args) {
             Ok(code) => return code,

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
         println!("would run the groups: {groups:?}");
         return Ok(true);
     }
-    if groups.iter().any(|group| matches!(group, Group::Ebpf | Group::Netns | Group::Frr)) {
+    if groups.iter().any(|group| matches!(group, Group::Ebpf | Group::Netns | Group::Frr | Group::Kube)) {
         tools::install(&needed)?;
     }
     let mut total = Tally::default();
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
             Group::Ebpf => groups::ebpf(),
             Group::Netns => groups::privileged("netns_")?,
             Group::Frr => groups::privileged("frr_")?,
-            Group::Kube => groups::later("kube_", "Kubernetes objects follow, and with them their tests")?,
+            Group::Kube => groups::kube()?,
             Group::Vm => vm::group()?,
         };
         if tally.passed + tally.failed + tally.skipped == 0 {

@@ -34,6 +34,7 @@ pub(crate) const LAB: &[Tool] = &[
 pub(crate) const TESTS: &[Tool] = &[
     tool("tcpdump", &["tcpdump"]),
     tool("nft", &["nftables"]),
+    tool("openssl", &["openssl"]),
     Tool { program: "mmdebstrap", packages: &["mmdebstrap"], required: false },
     Tool { program: "runc", packages: &["runc"], required: false },
     Tool { program: "umoci", packages: &["umoci"], required: false },

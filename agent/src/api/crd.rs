@@ -56,9 +56,15 @@ fn tidy(schema: &mut JSONSchemaProps) {
     for_each_child(schema, tidy);
 }
 
-/// The agent writes every field of a status: a default there would only be noise.
+/// The agent writes every field of a status: a default there would only be noise. An API server wants the keys of a list
+/// to be required then.
 fn drop_defaults(schema: &mut JSONSchemaProps) {
     schema.default = None;
+    if let (Some(keys), Some(JSONSchemaPropsOrArray::Schema(items))) =
+        (&schema.x_kubernetes_list_map_keys, &mut schema.items)
+    {
+        items.required = Some(keys.clone());
+    }
     for_each_child(schema, drop_defaults);
 }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Entries at most in `conflicts`, in `rejected` and in the samples of `fibDrift`.
 pub const MAX_SAMPLES: usize = 20;
-/// Entries at most in `objects`: the rest is counted in the condition `Accepted`.
-pub const MAX_OBJECTS: usize = 100;
+/// Entries at most in `objects`.
+pub const MAX_OBJECTS: usize = 256;
 
 /// What a node really does, written by its agent alone. It has no spec.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -69,7 +69,7 @@ pub struct NodeRoutingStateStatus {
     /// Steering of replies.
     pub return_path: ReturnPathState,
     /// Manifests that were read for this node, and what became of them; those that are not in force first.
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = 256))]
     pub objects: Vec<ObjectStatus>,
     /// Items that were left out because two objects disagree.
     #[schemars(length(max = 20))]
@@ -148,6 +148,9 @@ pub struct AgentInfo {
     /// When this agent process started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
+    /// When the agent last wrote this object: at least every eleven minutes. Older: the agent does not run, or cannot reach the API server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Time>,
     /// Release of the kernel.
     pub kernel: String,
     /// What this kernel offers, such as `tcx` and `resilientNHG`.
@@ -434,7 +437,7 @@ pub struct MapStatus {
 }
 
 /// What became of a manifest on this node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectStatus {
     /// Kind.
@@ -448,6 +451,9 @@ pub struct ObjectStatus {
     /// What is wrong and what to do; empty when valid.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Generation of the object that this speaks about; none in files, and where the object cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
 }
 
 /// An item that was left out because two objects disagree.

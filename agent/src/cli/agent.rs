@@ -10,14 +10,17 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::Global;
-use crate::daemon::{AgentOptions, READY};
+use crate::daemon::{AgentOptions, Origin, READY};
 
 /// Options of `backtrail agent`, as given.
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
     /// File or folder with manifests; read again when it changes and on SIGHUP
-    #[arg(long, value_name = "PATH")]
-    config: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    config: Option<PathBuf>,
+    /// Take manifests from the API server, in-cluster or by KUBECONFIG, and write the node's state there
+    #[arg(long)]
+    kubernetes: bool,
     #[command(flatten)]
     dirs: Dirs,
     /// Where to wait for zebra; goes before `DataplaneConfig` [default there: 127.0.0.1:2620]
@@ -27,9 +30,9 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9472")]
     metrics_listen: SocketAddr,
     /// Name of this node [default: its host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
-    /// Labels of this node, which `nodeSelector` is matched against
+    /// Labels of this node, which `nodeSelector` is matched against; with `--kubernetes` in addition to the Node's
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
     node_labels: Vec<String>,
     /// What to log: a level, or directives such as `info,backtrail::kernel=debug`
@@ -73,7 +76,9 @@ impl AgentArgs {
         let ready = format!("{READY}=info").parse().context("directive of the ready line")?;
         let filter = EnvFilter::try_new(&self.log_level)
             .with_context(|| format!("--log-level {:?}: give a level or directives", self.log_level))?
-            .add_directive(ready);
+            .add_directive(ready)
+            // It logs every request that fails; the agent tells each trouble once.
+            .add_directive("kube_client::client::builder=off".parse().context("directive for the client")?);
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let started = match self.log_format {
             LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
@@ -87,12 +92,18 @@ impl AgentArgs {
     /// # Errors
     /// Names the option, and what would be right.
     pub fn options(self, global: &Global) -> anyhow::Result<AgentOptions> {
-        let config = absolute("--config", &self.config)?;
-        config.metadata().with_context(|| {
-            format!("--config {}: give a file or a folder with manifests", config.display())
-        })?;
+        let origin = match &self.config {
+            None => Origin::Cluster,
+            Some(config) => {
+                let config = absolute("--config", config)?;
+                config.metadata().with_context(|| {
+                    format!("--config {}: give a file or a folder with manifests", config.display())
+                })?;
+                Origin::Files(config)
+            }
+        };
         Ok(AgentOptions {
-            config,
+            origin,
             run_dir: absolute("--run-dir", &global.run_dir)?,
             state_dir: absolute("--state-dir", &self.dirs.state_dir)?,
             bpffs: absolute("--bpffs", &self.dirs.bpffs)?,

@@ -42,9 +42,9 @@ use self::drift::DriftLog;
 use self::environment::Environment;
 use self::follow::Followers;
 use self::frr::Frr;
-use self::manifests::Manifests;
+use self::manifests::{Manifests, Source};
 use self::observed::Observed;
-pub use self::options::AgentOptions;
+pub use self::options::{AgentOptions, Origin};
 use self::output::Bulk;
 use self::persist::Persisted;
 pub use self::persist::{Owned, STATE_FILES};
@@ -201,10 +201,11 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
     let endpoint = Endpoint::claim(&options.run_dir)?;
     let metrics = Arc::new(Metrics::default());
     let (calls_in, mut calls) = mpsc::channel::<Call>(16);
-    tokio::spawn(control::serve(endpoint.listen()?, calls_in));
+    tokio::spawn(control::serve(endpoint.listen()?, calls_in.clone()));
     serve_metrics(&options, &metrics).await;
     let (reports_in, mut reports) = mpsc::channel::<Report>(8);
-    let (mut agent, mut notifications, mut done) = Agent::start(options, metrics, reports_in).await?;
+    let (mut agent, mut notifications, mut done) =
+        Agent::start(options, metrics, reports_in, calls_in).await?;
     let mut signals = Signals::new()?;
     let mut changes = agent.manifests.watch()?;
     loop {
@@ -283,11 +284,13 @@ impl Agent {
         options: AgentOptions,
         metrics: Arc<Metrics>,
         reports: mpsc::Sender<Report>,
+        calls: mpsc::Sender<Call>,
     ) -> anyhow::Result<(Self, mpsc::Receiver<Notification>, mpsc::Receiver<BatchDone>)> {
         let now = Instant::now();
         std::fs::create_dir_all(&options.state_dir)
             .with_context(|| format!("--state-dir {}: cannot be made", options.state_dir.display()))?;
-        let mut manifests = Manifests::new(&options.config, options.node_labels.clone(), &options.state_dir);
+        let source = Source::open(&options, calls).await?;
+        let mut manifests = Manifests::new(source, options.node_labels.clone(), &options.state_dir);
         let mut intent = manifests.load(None)?;
         let persisted = Persisted::open(&options.state_dir, &intent.config)?;
         persisted.keep_ownership(&mut intent);

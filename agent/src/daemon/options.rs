@@ -4,11 +4,20 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+/// Where manifests come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A file or a folder.
+    Files(PathBuf),
+    /// The API server of a cluster, in-cluster or by `KUBECONFIG`.
+    Cluster,
+}
+
 /// What the command line says. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentOptions {
-    /// File or folder with manifests.
-    pub config: PathBuf,
+    /// Where manifests come from.
+    pub origin: Origin,
     /// Directory of the control socket.
     pub run_dir: PathBuf,
     /// Directory of what must survive a reboot.

@@ -11,11 +11,12 @@ use super::trial::Trial;
 use super::{Agent, manifests::Manifests};
 use crate::api::{
     AgentInfo, ApplyState, ApplyStatus, ChangeCounts, ConflictStatus, FibDrift, FpmState, FpmStatus,
-    ImportStatus, NodeRoutingStateStatus, ObjectStatus, RejectedRoute, RouteCounts, VrfGatewayStatus,
-    VrfInterfaceStatus, VrfStatus,
+    ImportStatus, MAX_OBJECTS, NodeRoutingStateStatus, ObjectStatus, RejectedRoute, RouteCounts,
+    VrfGatewayStatus, VrfInterfaceStatus, VrfStatus,
 };
 use crate::intent;
 use crate::intent::types::Vrf;
+use crate::kube::Trouble;
 use crate::metrics::{self, Condition, Kind, Metrics, Operation, Reason, ReloadResult, Table};
 use crate::model::ops::{BatchDone, RouteOp};
 use crate::reconcile::{Counts, TableCounts};
@@ -23,7 +24,6 @@ use crate::status::reason::{self, condition};
 
 /// Entries of bounded lists in the status.
 const MAX_LIST: usize = 20;
-const MAX_OBJECTS: usize = 100;
 
 /// Brings conditions and gauges up to date.
 pub(super) fn refresh(agent: &mut Agent) -> (Counts, FibDrift) {
@@ -43,6 +43,7 @@ pub(super) fn status(agent: &mut Agent) -> NodeRoutingStateStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: agent.options.node_name.clone(),
             started_at: Some(Time(agent.started)),
+            heartbeat: None,
             kernel: nix::sys::utsname::uname()
                 .map(|it| it.release().to_string_lossy().into_owned())
                 .unwrap_or_default(),
@@ -180,6 +181,7 @@ fn objects(agent: &Agent) -> Vec<ObjectStatus> {
             accepted: state.accepted,
             reason: state.reason.clone(),
             message: state.message.clone(),
+            generation: state.generation,
         })
         .collect();
     // A problem of the plan (an interface that is not there, a table that zebra writes) belongs to its object too.
@@ -297,7 +299,9 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     let degraded = Verdict::new(!ready.holds && agent.ready, ready.reason, ready.message.clone());
     let now = jiff::Timestamp::now();
     let all = [(condition::READY, ready), (condition::DEGRADED, degraded)];
-    for (kind, verdict) in all.into_iter().chain(parts).chain(negative) {
+    let cluster =
+        agent.manifests.cluster().map(|cluster| (condition::CLUSTER_SYNCHRONIZED, synchronous(cluster)));
+    for (kind, verdict) in all.into_iter().chain(parts).chain(negative).chain(cluster) {
         agent
             .metrics
             .status
@@ -382,6 +386,14 @@ fn synchronized(agent: &Agent, counts: &Counts) -> Verdict {
         }
         _ if feed.synced_pid().is_none() => Verdict::new(false, reason::INITIAL_SYNC, ""),
         _ => Verdict::new(false, reason::RESYNCING, format!("{} routes are not confirmed yet", counts.stale)),
+    }
+}
+
+/// What is away does not make the node unready: what it was asked to do last stays in force.
+fn synchronous(cluster: Result<(), &Trouble>) -> Verdict {
+    match cluster {
+        Ok(()) => Verdict::new(true, reason::IN_SYNC, ""),
+        Err(trouble) => Verdict::new(false, trouble.reason, trouble.message.clone()),
     }
 }
 

@@ -26,6 +26,12 @@ pub struct Loaded {
     /// Objects of other groups, which are not ours to judge: where, and `apiVersion kind`.
     #[serde(skip)]
     pub skipped: Vec<(Source, String)>,
+    /// Kinds about which nothing is known now: what was in force of them stays.
+    #[serde(skip)]
+    pub unknown_kinds: BTreeSet<String>,
+    /// Fields that this version does not know and that are left aside (those of a newer CRD; in files they are errors).
+    #[serde(skip)]
+    pub unknown_fields: BTreeMap<ObjectRef, Vec<String>>,
 }
 
 /// Reads a file, or all `*.yaml`, `*.yml` and `*.json` files of a folder (not of its sub-folders).
@@ -69,7 +75,9 @@ impl Loaded {
         let kept = previous.manifests.iter().filter(|manifest| {
             let object = manifest.object.object_ref();
             !present.contains(&object)
-                && (bad.contains(&object) || unreadable.contains(&manifest.source.file))
+                && (bad.contains(&object)
+                    || unreadable.contains(&manifest.source.file)
+                    || self.unknown_kinds.contains(&object.kind))
         });
         let kept: Vec<_> = kept.map(|m| Manifest { retained: true, ..m.clone() }).collect();
         self.manifests.extend(kept);
@@ -165,7 +173,8 @@ fn read_document(source: Source, text: &str, checker: &Checker, loaded: &mut Loa
     }
 }
 
-fn object_of(
+/// The object of a manifest, or all that is wrong with it: (field, what is wrong).
+pub(super) fn object_of(
     version: &str,
     kind: &str,
     value: &Value,

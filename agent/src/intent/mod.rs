@@ -5,6 +5,7 @@
 //! permissive wins, `DataplaneConfig` caps the result, and a conflict costs only the item in conflict.
 
 mod claims;
+mod cluster;
 mod config;
 mod import;
 mod load;
@@ -25,6 +26,7 @@ use kube::core::{Selector, SelectorExt as _};
 use crate::api::VRF;
 use crate::status::reason;
 use claims::{Asker, Identities, Report, dataplane_config};
+pub use cluster::{Change, ClusterObjects, KINDS};
 pub use load::{Loaded, MAX_FILE_BYTES, load, load_text};
 pub use manifest::{LoadError, Manifest, Object, Source};
 pub use nodes::label_sets;
@@ -140,6 +142,10 @@ impl<'a> Asking<'a> {
 /// What became of each object of this node, and of what could not be read.
 fn states(loaded: &Loaded, asking: &Asking<'_>, report: &Report) -> Vec<ObjectState> {
     let mut states: BTreeMap<ObjectRef, ObjectState> = BTreeMap::new();
+    let generation =
+        |manifest: &Manifest| Some((manifest.object.object_ref(), manifest.object.metadata().generation?));
+    let generations: BTreeMap<_, _> =
+        loaded.manifests.iter().filter(|manifest| !manifest.retained).filter_map(generation).collect();
     for object in asking.objects().chain(report.refused.keys().cloned()) {
         let refused = report.refused.get(&object).map(Vec::as_slice).unwrap_or_default();
         let mut lost = report.conflicts.iter().filter(|c| c.object == object);
@@ -150,9 +156,16 @@ fn states(loaded: &Loaded, asking: &Asking<'_>, report: &Report) -> Vec<ObjectSt
                 (*reason, messages.join("; "))
             }
             (None, Some(conflict)) if !accepted => (conflict.reason.as_str(), conflict.message.clone()),
-            _ => (reason::VALID, String::new()),
+            _ => match loaded.unknown_fields.get(&object) {
+                Some(fields) => (reason::UNSUPPORTED, unknown_fields(fields)),
+                None => (reason::VALID, String::new()),
+            },
         };
-        states.insert(object.clone(), ObjectState { object, accepted, reason: reason.to_owned(), message });
+        let generation = generations.get(&object).copied();
+        states.insert(
+            object.clone(),
+            ObjectState { object, accepted, reason: reason.to_owned(), message, generation },
+        );
     }
     for error in &loaded.errors {
         let (object, reason) = match &error.object {
@@ -167,6 +180,7 @@ fn states(loaded: &Loaded, asking: &Asking<'_>, report: &Report) -> Vec<ObjectSt
             accepted: false,
             reason: String::new(),
             message: String::new(),
+            generation: None,
         });
         // An object with several errors names the first one; `validate` names all.
         if state.reason != reason {
@@ -174,6 +188,20 @@ fn states(loaded: &Loaded, asking: &Asking<'_>, report: &Report) -> Vec<ObjectSt
         }
     }
     states.into_values().collect()
+}
+
+fn unknown_fields(fields: &[String]) -> String {
+    let shown: Vec<_> = fields.iter().take(5).map(String::as_str).collect();
+    let more = if fields.len() > shown.len() {
+        format!(" and {} more", fields.len() - shown.len())
+    } else {
+        String::new()
+    };
+    format!(
+        "this agent ({}) does not know {}{more}: the rest is in force",
+        env!("CARGO_PKG_VERSION"),
+        shown.join(", ")
+    )
 }
 
 fn unreadable(source: &Source) -> ObjectRef {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use kube::core::cel::{CompiledSchema, Validator, apply_defaults, compile_schema};
 use serde_json::{Map, Value};
 
+use super::cluster::prune;
 use crate::api;
 
 /// A field that breaks its schema or a rule.
@@ -57,6 +58,15 @@ impl Checker {
             })
             .collect();
         Self { kinds, rules: Validator::new() }
+    }
+
+    /// Removes the fields of `spec` that this version does not know, and names them: a newer CRD may have more.
+    pub(super) fn prune(&self, kind: &str, manifest: &mut Value) -> Vec<String> {
+        let mut unknown = Vec::new();
+        if let (Some((schema, _)), Some(spec)) = (self.kinds.get(kind), manifest.get_mut("spec")) {
+            prune(&schema["properties"]["spec"], spec, "spec", &mut unknown);
+        }
+        unknown
     }
 
     /// The manifest with its defaults filled in and nulls dropped, or all that is wrong with it.

@@ -64,6 +64,8 @@ pub struct ObjectState {
     pub reason: String,
     /// For a person; empty when valid.
     pub message: String,
+    /// `metadata.generation` of what was read, where there is one (not in files).
+    pub generation: Option<i64>,
 }
 
 /// An item that was left out because it disagrees with another object. Costs only the item.

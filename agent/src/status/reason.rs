@@ -27,6 +27,9 @@ pub mod condition {
         GUARDRAIL_TRIPPED = "GuardrailTripped", "A guardrail keeps something out.";
         FIB_CONSISTENT = "FIBConsistent", "The kernel holds what was acknowledged.";
         FOREIGN_INTERFERENCE = "ForeignInterference", "Somebody else changes or shadows what is ours.";
+        ATTACHED = "Attached", "The programs of a `ReturnPath` are attached on every node that it is for.";
+        LIMIT_REACHED = "LimitReached", "A `RouteImport` is at its `maxRoutes` on some node.";
+        CLUSTER_SYNCHRONIZED = "ClusterSynchronized", "What is in force is what the API server says (with `--kubernetes`).";
         DEGRADED = "Degraded", "Some of what was asked for does not work; the rest does.";
     }
 }
@@ -49,6 +52,16 @@ words! {
     VALID = "Valid", "All of the object is in force.";
     INVALID = "Invalid", "The object breaks its schema or a rule; the message names the field.";
     UNREADABLE = "Unreadable", "A manifest could not be read or parsed; the last good one stays in force.";
+    // Objects, over all nodes
+    ALL_NODES = "AllNodes", "In force on every node that it is for.";
+    SOME_NODES = "SomeNodes", "In force on some of the nodes that it is for; the message names others.";
+    NO_MATCHING_NODE = "NoMatchingNode", "No node's agent has reported on the object.";
+    AGENT_SILENT = "AgentSilent", "A node's agent has not written its state for 25 minutes.";
+    // ClusterSynchronized
+    API_SERVER_AWAY = "APIServerAway", "The API server does not answer as it should; the last good manifests stay in force.";
+    FORBIDDEN = "Forbidden", "The API server refuses what the agent needs; the message names the kind.";
+    KIND_MISSING = "KindMissing", "The API server does not know one of the kinds: its CRD is not installed.";
+    NODE_NOT_FOUND = "NodeNotFound", "The cluster has no Node of the agent's name.";
     // FPMConnected
     CONNECTED = "Connected", "A session is up.";
     NEVER_CONNECTED = "NeverConnected", "No zebra has connected since the agent started.";

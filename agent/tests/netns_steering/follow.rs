@@ -87,6 +87,7 @@ spec:
         arguments: ["--fpm-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
             .map(str::to_owned)
             .to_vec(),
+        ..AgentOptions::default()
     };
     let agent = Agent::start(&lab.lab, &lab.node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
     let attached = || {

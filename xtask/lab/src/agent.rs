@@ -23,6 +23,17 @@ pub struct AgentOptions {
     pub manifests: String,
     /// Further arguments of `backtrail agent`.
     pub arguments: Vec<String>,
+    /// Configured by a cluster instead of manifests.
+    pub cluster: Option<InCluster>,
+}
+
+/// An agent as a part of a cluster.
+#[derive(Debug, Clone)]
+pub struct InCluster {
+    /// Says where the API server is and who the agent is.
+    pub kubeconfig: PathBuf,
+    /// Name of its Node.
+    pub node: String,
 }
 
 /// An agent in a namespace, with a run folder, a state folder, a bpffs of its own, and the privileges that it is shipped
@@ -34,6 +45,7 @@ pub struct Agent {
     folder: PathBuf,
     bpffs: PathBuf,
     arguments: Vec<String>,
+    cluster: Option<InCluster>,
     process: Option<Process>,
     keep: bool,
 }
@@ -55,6 +67,7 @@ impl Agent {
             bpffs: lab.bpffs()?.join(format!("backtrail-{}", namespace.name())),
             folder,
             arguments: options.arguments,
+            cluster: options.cluster,
             process: None,
             keep: lab.is_kept(),
         };
@@ -86,10 +99,14 @@ impl Agent {
             .args(["--inh-caps", "-all", "--no-new-privs"])
             .arg(&self.binary)
             .arg("agent")
-            .arg("--config")
-            .arg(self.config_path())
             .args(self.folders())
             .args(&self.arguments);
+        match &self.cluster {
+            None => command.arg("--config").arg(self.config_path()),
+            Some(InCluster { kubeconfig, node }) => {
+                command.args(["--kubernetes", "--node-name", node]).env("KUBECONFIG", kubeconfig)
+            }
+        };
         let mut process = self.namespace.spawn_logged("backtrail agent", &mut command, &log)?;
         if self.keep {
             process.detach();

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{cache_dir, debian_sources, output};
+use backtrail_lab::{cache_dir, output};
 use clap::ValueEnum;
+
+use crate::apt::Apt;
 
 /// The package that depends on a release's newest kernel.
 const META: &str = "linux-image-cloud-amd64";
@@ -64,7 +65,7 @@ impl Kernel {
     /// When no mirror is known or the download fails.
     pub(super) fn obtain(self) -> Result<PathBuf> {
         let apt = Apt::of(self.suite())?;
-        let (version, packages) = apt.closure()?;
+        let (version, packages) = closure(&apt)?;
         let folder = cache_dir().join(format!("kernel-{}-{version}", self.suite()));
         if !folder.is_dir() {
             println!("downloading {}", packages.iter().cloned().collect::<Vec<_>>().join(" "));
@@ -101,78 +102,23 @@ fn only_entry(folder: &Path) -> Option<PathBuf> {
     Some(fs::read_dir(folder).ok()?.next()?.ok()?.path())
 }
 
-/// apt with lists of its own: the host's are neither read nor changed. Needs no root.
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    /// With the package lists of a release, fetched now.
-    fn of(suite: &str) -> Result<Self> {
-        let folder = cache_dir().join(format!("apt-{suite}"));
-        for name in ["lists/partial", "archives/partial"] {
-            let path = folder.join(name);
-            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+/// The kernel's version, and all packages that it is made of: newer releases split it.
+fn closure(apt: &Apt) -> Result<(String, BTreeSet<String>)> {
+    let mut packages = BTreeSet::new();
+    let mut version = None;
+    let mut open = vec![META.to_owned()];
+    while let Some(name) = open.pop() {
+        if !packages.insert(name.clone()) {
+            continue;
         }
-        fs::write(folder.join("sources.list"), debian_sources(suite)?)?;
-        fs::write(folder.join("status"), "")?;
-        let apt = Self { folder };
-        output(apt.command("apt-get").args(["update", "-qq", "--error-on=any"]))?;
-        Ok(apt)
+        let record = output(apt.command("apt-cache").args(["show", "--no-all-versions", &name]))?;
+        let field = |key: &str| record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+        version = version.or_else(|| field("Version").map(str::to_owned));
+        let depends = field("Depends").unwrap_or_default().split(", ");
+        let names = depends.filter_map(|depend| depend.split_whitespace().next());
+        open.extend(names.filter(|name| PARTS.iter().any(|part| name.starts_with(part))).map(str::to_owned));
     }
-
-    fn command(&self, program: &str) -> Command {
-        let folder = self.folder.display();
-        let mut command = Command::new(program);
-        for option in [
-            &format!("Dir::Etc::sourcelist={folder}/sources.list"),
-            "Dir::Etc::sourceparts=/dev/null",
-            &format!("Dir::State::lists={folder}/lists"),
-            &format!("Dir::State::status={folder}/status"),
-            &format!("Dir::Cache={folder}"),
-            // A frozen mirror's Release file has expired: its signature is still checked.
-            "Acquire::Check-Valid-Until=false",
-            "Acquire::Languages=none",
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-            "APT::Architecture=amd64",
-            "APT::Sandbox::User=root",
-        ] {
-            command.arg("-o").arg(option);
-        }
-        command
-    }
-
-    /// The kernel's version, and all packages that it is made of: newer releases split it.
-    fn closure(&self) -> Result<(String, BTreeSet<String>)> {
-        let mut packages = BTreeSet::new();
-        let mut version = None;
-        let mut open = vec![META.to_owned()];
-        while let Some(name) = open.pop() {
-            if !packages.insert(name.clone()) {
-                continue;
-            }
-            let record = output(self.command("apt-cache").args(["show", "--no-all-versions", &name]))?;
-            let field =
-                |key: &str| record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
-            version = version.or_else(|| field("Version").map(str::to_owned));
-            let depends = field("Depends").unwrap_or_default().split(", ");
-            let names = depends.filter_map(|depend| depend.split_whitespace().next());
-            open.extend(
-                names.filter(|name| PARTS.iter().any(|part| name.starts_with(part))).map(str::to_owned),
-            );
-        }
-        packages.remove(META);
-        ensure!(!packages.is_empty(), "{META} depends on no kernel");
-        Ok((version.with_context(|| format!("{META} has no version"))?, packages))
-    }
-
-    fn unpack(&self, packages: &BTreeSet<String>, into: &Path) -> Result<()> {
-        let downloads = into.join("packages");
-        fs::create_dir_all(&downloads).with_context(|| format!("cannot make {}", downloads.display()))?;
-        output(self.command("apt-get").args(["download", "-qq"]).args(packages).current_dir(&downloads))?;
-        for entry in fs::read_dir(&downloads)? {
-            output(Command::new("dpkg").arg("-x").arg(entry?.path()).arg(into))?;
-        }
-        fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
-    }
+    packages.remove(META);
+    ensure!(!packages.is_empty(), "{META} depends on no kernel");
+    Ok((version.with_context(|| format!("{META} has no version"))?, packages))
 }

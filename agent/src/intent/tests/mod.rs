@@ -6,6 +6,7 @@ use std::path::Path;
 use super::types::{Config, Conflict, Intent};
 use super::{Loaded, build, load, load_text};
 
+mod cluster;
 mod files;
 mod merge;
 mod order;

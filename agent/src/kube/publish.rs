@@ -1,0 +1,192 @@
+//! Writes this node's `NodeRoutingState`: when something changed, not too often, and now and then as a heartbeat.
+
+use std::time::Instant;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot, watch as latest};
+
+use super::Snapshot;
+use super::events::Herald;
+use super::pace::{Pace, Pacer};
+use super::trouble::Trouble;
+use super::watch::Message;
+use crate::api::{API_VERSION, NodeRoutingState, NodeRoutingStateStatus};
+use crate::control::{Call, Request, Response};
+
+/// Longest field manager that an API server takes, bytes.
+const MAX_MANAGER: usize = 128;
+
+/// Runs until the daemon is gone.
+pub(super) async fn run(
+    client: Client,
+    node: String,
+    calls: mpsc::Sender<Call>,
+    snapshots: latest::Receiver<Snapshot>,
+    inbox: mpsc::Sender<Message>,
+    pace: Pace,
+) {
+    let mut writer = Writer::new(client, node);
+    let mut pacer = Pacer::new(Instant::now());
+    let mut told: Option<Trouble> = None;
+    let mut pause = pace.look;
+    loop {
+        tokio::time::sleep(pause).await;
+        let began = Instant::now();
+        let Some(status) = ask(&calls).await else { return };
+        let now = Instant::now();
+        // Counting a million routes takes a while: at most a fiftieth of the daemon's time goes into it.
+        pause = pace.look.max((now - began) * 50);
+        let Some(mut status) = status else { continue };
+        let essence = essence(&status);
+        if !pacer.due(now, &essence) {
+            continue;
+        }
+        status.agent.heartbeat = Some(Time(jiff::Timestamp::now()));
+        let owner = snapshots.borrow().node.as_ref().map(|node| node.uid.clone());
+        match writer.write(&status, owner).await {
+            Ok(()) => {
+                pacer.done(Instant::now(), essence, &pace);
+                told = None;
+                if inbox.send(Message::Reached).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                pacer.failed(Instant::now(), &pace);
+                let trouble = Trouble::of("NodeRoutingState", &error);
+                if trouble.is_some() && trouble != told {
+                    tracing::warn!(%error, "the node's state cannot be written; it is tried again");
+                    told = trouble;
+                }
+            }
+        }
+    }
+}
+
+/// The daemon's status; `Some(None)`: it could not tell, `None`: it is gone.
+async fn ask(calls: &mpsc::Sender<Call>) -> Option<Option<Box<NodeRoutingStateStatus>>> {
+    let (reply, answer) = oneshot::channel();
+    calls.send(Call { request: Request::Status, reply }).await.ok()?;
+    match answer.await {
+        Ok(Response::Status(status)) => Some(Some(status)),
+        _ => Some(None),
+    }
+}
+
+/// What is worth a write: everything but times and the counters of packets and flows.
+pub(super) fn essence(status: &NodeRoutingStateStatus) -> Value {
+    let mut value = json!(status);
+    let drop = |value: &mut Value, field: &str| {
+        value.as_object_mut().map(|fields| fields.remove(field));
+    };
+    drop(&mut value["agent"], "heartbeat");
+    drop(&mut value["fpm"], "lastMessage");
+    for (list, field) in [("interfaces", "counters"), ("maps", "entries")] {
+        for item in value["returnPath"][list].as_array_mut().into_iter().flatten() {
+            drop(item, field);
+        }
+    }
+    value
+}
+
+struct Writer {
+    api: Api<NodeRoutingState>,
+    herald: Herald,
+    node: String,
+    /// The field manager: one for each node.
+    manager: String,
+    /// The owner that the object has, once that is known.
+    owned_by: Option<String>,
+    written: Option<NodeRoutingStateStatus>,
+}
+
+impl Writer {
+    fn new(client: Client, node: String) -> Self {
+        let mut manager = format!("backtrail-{node}");
+        manager.truncate(MAX_MANAGER);
+        Self {
+            herald: Herald::new(client.clone(), node.clone()),
+            api: Api::all(client),
+            node,
+            manager,
+            owned_by: None,
+            written: None,
+        }
+    }
+
+    /// Writes the status; the object is made, or made its Node's, where that is necessary.
+    async fn write(&mut self, status: &NodeRoutingStateStatus, owner: Option<String>) -> kube::Result<()> {
+        let owner = owner.unwrap_or_default();
+        if self.owned_by.as_ref() != Some(&owner) {
+            self.make(&owner).await?;
+        }
+        let state = match self.apply(status).await {
+            Err(kube::Error::Api(refused)) if refused.code == 404 => {
+                self.make(&owner).await?;
+                self.apply(status).await?
+            }
+            result => result?,
+        };
+        if let Some(old) = &self.written {
+            self.herald
+                .node_changed(&self.node, state.metadata.uid, &old.conditions, &status.conditions)
+                .await;
+        }
+        self.written = Some(status.clone());
+        Ok(())
+    }
+
+    /// The object itself, owned by its Node: it goes when the Node goes.
+    async fn make(&mut self, owner: &str) -> kube::Result<()> {
+        let mut metadata = json!({"name": self.node});
+        if !owner.is_empty() {
+            metadata["ownerReferences"] =
+                json!([{"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": owner}]);
+        }
+        let body = json!({"apiVersion": API_VERSION, "kind": "NodeRoutingState", "metadata": metadata});
+        self.api.patch(&self.node, &self.params(), &Patch::Apply(&body)).await?;
+        self.owned_by = Some(owner.to_owned());
+        Ok(())
+    }
+
+    async fn apply(&self, status: &NodeRoutingStateStatus) -> kube::Result<NodeRoutingState> {
+        let body = json!({
+            "apiVersion": API_VERSION,
+            "kind": "NodeRoutingState",
+            "metadata": {"name": self.node},
+            "status": status,
+        });
+        self.api.patch_status(&self.node, &self.params(), &Patch::Apply(&body)).await
+    }
+
+    fn params(&self) -> PatchParams {
+        PatchParams::apply(&self.manager).force()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{MapStatus, SteeredInterfaceStatus};
+
+    #[test]
+    fn counters_and_times_are_no_news() {
+        let mut status = NodeRoutingStateStatus::default();
+        status
+            .return_path
+            .interfaces
+            .push(SteeredInterfaceStatus { name: "eth0".into(), ..Default::default() });
+        status.return_path.maps.push(MapStatus { name: "rp_flows".into(), ..Default::default() });
+        let before = essence(&status);
+        let now = Some(Time(jiff::Timestamp::now()));
+        (status.agent.heartbeat, status.fpm.last_message) = (now.clone(), now);
+        status.return_path.interfaces[0].counters.steered = 7;
+        status.return_path.maps[0].entries = Some(9);
+        assert_eq!(essence(&status), before);
+        status.return_path.interfaces[0].state = "AttachFailed".into();
+        assert_ne!(essence(&status), before);
+    }
+}

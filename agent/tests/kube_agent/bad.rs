@@ -1,0 +1,53 @@
+//! An API server that behaves badly: nothing that is programmed is lost, and the reason is told once.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use backtrail_lab::{Monitor, wait_until};
+
+use super::rig::{LIMIT, Rig, attachment, condition, rules};
+
+/// A Node that is deleted, a right that is taken away, a CRD that goes or is newer than the agent.
+#[test]
+#[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
+fn what_goes_midway_takes_nothing_with_it() -> Result<()> {
+    let Some(rig) = Rig::new("midway")? else { return Ok(()) };
+    let w1 = rig.node("w1", "rack: a")?;
+    let mut agent = rig.agent("w1", &w1)?;
+    rig.server.apply_text(&attachment("red", "red", 10001, "matchLabels: {rack: a}"))?;
+    rig.wait_for("vrfa", "red", "it is ready", |it| condition(it, "Ready") == "True")?;
+    let monitor = Monitor::start(&w1)?;
+
+    rig.server.kubectl(&["delete", "node", "w1"])?;
+    wait_until(LIMIT, "the Node is missed", || agent.log().contains("the cluster has no Node of this name"))?;
+    ensure!(monitor.ours()?.is_empty(), "{:?}", monitor.ours()?);
+    rig.server.apply_text("apiVersion: v1\nkind: Node\nmetadata: {name: w1, labels: {rack: a}}\n")?;
+
+    // A newer CRD: its new field is named once, the object stays in force.
+    let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds/vrfattachments.yaml");
+    let crd = std::fs::read_to_string(crd)?;
+    let newer = crd.replacen(
+        "              isolation:\n",
+        "              colour:\n                type: string\n              isolation:\n",
+        1,
+    );
+    ensure!(newer != crd, "the CRD has another form than this test thinks");
+    rig.server.apply_text(&newer)?;
+    wait_until(LIMIT, "the server knows the new field", || {
+        let coloured = attachment("red", "red", 10001, "matchLabels: {rack: a}") + "  colour: red\n";
+        rig.server.apply_text(&coloured).is_ok()
+            && rig.server.get("vrfa", "red").is_ok_and(|it| it["spec"]["colour"] == "red")
+    })?;
+    wait_until(LIMIT, "the field is named", || agent.log().contains("spec.colour"))?;
+    ensure!(agent.log().matches("does not know are left aside").count() == 1, "{}", agent.log());
+    ensure!(monitor.ours()?.is_empty(), "{:?}", monitor.ours()?);
+
+    // Rights go: what is in force stays, over a restart too.
+    rig.server.kubectl(&["delete", "clusterrolebinding", "backtrail"])?;
+    agent.stop()?;
+    agent.run()?;
+    wait_until(LIMIT, "the refusal is told", || agent.log().contains("the API server refuses (403)"))?;
+    ensure!(rules(&w1)?.contains("lookup 10001"), "{}", rules(&w1)?);
+    ensure!(monitor.ours()?.is_empty(), "{:?}", monitor.ours()?);
+    Ok(())
+}
