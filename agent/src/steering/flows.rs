@@ -10,7 +10,7 @@ use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, Flow
 use serde::Serialize;
 
 use super::pressure::{Sampled, Watch};
-use super::{SteeringError, layout, sys};
+use super::{SteeringError, layout, object, sys};
 
 /// The smallest batch: a bucket of the hash is never read in parts.
 const MIN_BATCH: u32 = 64;
@@ -262,9 +262,10 @@ fn read<E: Entry>(
 }
 
 fn lookup<E: Entry>(table: &MapData, key: &E::Key) -> Result<Option<E::Value>, SteeringError> {
-    let wrong = || SteeringError::map("read", maps::names::FLOWS);
-    let handle = MapData::from_id(table.info().map_err(wrong())?.id()).map_err(wrong())?;
-    let map = HashMap::<_, E::Key, E::Value>::try_from(Map::LruHashMap(handle)).map_err(wrong())?;
+    const NAME: &str = maps::names::FLOWS;
+    let wrong = || SteeringError::map("read", NAME);
+    let handle = Map::LruHashMap(object::duplicate(table, NAME)?);
+    let map = HashMap::<_, E::Key, E::Value>::try_from(handle).map_err(wrong())?;
     match map.get(key, 0) {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),

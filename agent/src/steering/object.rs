@@ -239,13 +239,20 @@ pub(super) fn copy_old_flows(folder: &Folder, maps: &Maps) -> Result<(), Steerin
     copy_table::<V6>(folder, names::FLOWS6, &maps.flows6)
 }
 
+/// Another handle of a map. By its descriptor: by its id it takes CAP_SYS_ADMIN, which the agent does not have.
+pub(super) fn duplicate(map: &MapData, name: &'static str) -> Result<MapData, SteeringError> {
+    use std::os::fd::AsFd as _;
+    let fd = map.fd().as_fd().try_clone_to_owned();
+    let fd =
+        fd.map_err(|source| SteeringError::System { call: "duplicating the descriptor of a map", source })?;
+    MapData::from_fd(fd).map_err(SteeringError::map("read", name))
+}
+
 fn copy_table<E: Entry>(folder: &Folder, name: &'static str, into: &MapData) -> Result<(), SteeringError> {
     use std::os::fd::AsFd as _;
     let Ok(old) = MapData::from_pin(folder.path(&format!("{OLD}{name}"))) else { return Ok(()) };
     let wrong = |source| SteeringError::System { call: "copying the flow table", source };
-    let id = into.info().map_err(SteeringError::map("read", name))?.id();
-    let handle = MapData::from_id(id).map_err(SteeringError::map("read", name))?;
-    let target = HashMap::<_, E::Key, E::Value>::try_from(Map::LruHashMap(handle));
+    let target = HashMap::<_, E::Key, E::Value>::try_from(Map::LruHashMap(duplicate(into, name)?));
     let mut target = target.map_err(SteeringError::map("write", name))?;
     let mut from = None;
     loop {

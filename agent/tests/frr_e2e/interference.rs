@@ -1,6 +1,6 @@
 //! A table that zebra writes is zebra's: imports into it are refused, and nobody fights.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{FrrInstall, Monitor, wait_until};
 
 use crate::rig::{PEER_AS, Rig, Sessions, Setup, WAIT};
@@ -9,19 +9,21 @@ use crate::rig::{PEER_AS, Rig, Sessions, Setup, WAIT};
 const BOTH: &str = "10.64.0.0/24";
 /// One that staticd alone has.
 const STATIC: &str = "10.99.0.0/24";
-/// Both of them.
+/// Both of them, told to the running staticd: zebra replays no route of such a table to a new FPM session.
 const STATICS: &str =
     "ip route 10.64.0.0/24 192.0.2.1 table 100\nip route 10.99.0.0/24 192.0.2.1 table 100\n";
 
 with_each_frr!(imports_into_a_table_of_zebra_are_refused_without_a_fight);
 
 fn imports_into_a_table_of_zebra_are_refused_without_a_fight(install: &FrrInstall) -> Result<()> {
-    let rig = Rig::with(install, Sessions::V4, &Setup { staticd: STATICS, ..Setup::default() })?;
+    let setup = Setup { staticd: "ip route 10.98.0.0/24 192.0.2.1\n", ..Setup::default() };
+    let rig = Rig::with(install, Sessions::V4, &setup)?;
     let flapping: Vec<String> = (1..20).map(|n| format!("10.64.{n}.0/24")).collect();
     rig.speakers[0].announce(PEER_AS, &[BOTH.to_owned()])?;
     rig.speakers[0].announce(PEER_AS, &flapping)?;
     rig.wait_count(4, 20)?;
     rig.wait_synchronized()?;
+    rig.frr.configure(STATICS)?;
     let zebras = || rig.node.run(&format!("ip -4 route show table {} proto bgp | wc -l", rig.from));
     ensure!(zebras()?.trim() == "20", "zebra's table has {}", zebras()?);
 
@@ -38,9 +40,13 @@ spec: {{from: {{table: 100}}, into: {{table: {into}}}, allowed: {{mode: All}}}}
         || rig.condition("Programmed").is_ok_and(|it| it == ("False".into(), "TableOwnedByZebra".into()));
     wait_until(WAIT, "the import is refused", refused)?;
     for prefix in [BOTH, STATIC] {
-        let rows = rig.rows(prefix)?;
-        let refused = rows.iter().any(|(state, reason)| state == "Rejected" && reason == "TableOwnedByZebra");
-        ensure!(refused, "{prefix}: {rows:?}");
+        let refused = |row: &(String, String)| row.0 == "Rejected" && row.1 == "TableOwnedByZebra";
+        let mut rows = Vec::new();
+        let waited = wait_until(WAIT, &format!("{prefix} of table 100 is refused"), || {
+            rows = rig.rows(prefix).unwrap_or_default();
+            rows.iter().any(refused)
+        });
+        waited.with_context(|| format!("{rows:?}\n{:?}", rig.frr.vtysh(&["show ip route table all"])))?;
     }
     let explained = rig.agent.command(&["explain", STATIC])?.1;
     ensure!(
