@@ -56,6 +56,26 @@ const INTERFACE: &str =
     "must be an interface name: 1 to 15 characters without space, slash, colon or wildcard";
 
 #[test]
+fn words_that_yaml_takes_for_something_else_are_named() {
+    let quote = "put it in quotes";
+    for (name, read) in [("y", "boolean true"), ("no", "boolean false"), ("42", "number 42")] {
+        let errors = errors("ReturnPath", name, good("ReturnPath"));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].starts_with("metadata.name: ")
+                && errors[0].contains(read)
+                && errors[0].ends_with(quote),
+            "{errors:?}"
+        );
+    }
+    let errors = errors("ReturnPath", "x", "{interfaces: [{name: on}]}");
+    assert!(
+        errors[0].starts_with("spec.interfaces[0].name: ") && errors[0].contains("boolean"),
+        "{errors:?}"
+    );
+}
+
+#[test]
 fn probes_have_what_their_kind_needs() {
     let spec = |probe: &str| format!("{{apply: {{mode: DryRun, probes: [{{{probe}}}]}}}}");
     for good in [
