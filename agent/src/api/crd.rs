@@ -63,7 +63,8 @@ fn drop_defaults(schema: &mut JSONSchemaProps) {
     if let (Some(keys), Some(JSONSchemaPropsOrArray::Schema(items))) =
         (&schema.x_kubernetes_list_map_keys, &mut schema.items)
     {
-        items.required = Some(keys.clone());
+        let required = items.required.get_or_insert_default();
+        required.extend(keys.iter().filter(|key| !required.contains(key)).cloned().collect::<Vec<_>>());
     }
     for_each_child(schema, drop_defaults);
 }

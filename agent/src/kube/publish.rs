@@ -34,6 +34,10 @@ pub(super) async fn run(
     let mut pause = pace.look;
     loop {
         tokio::time::sleep(pause).await;
+        // Before that neither the owner of the state is known nor what is wanted of the node.
+        if !snapshots.borrow().answered {
+            continue;
+        }
         let began = Instant::now();
         let Some(status) = ask(&calls).await else { return };
         let now = Instant::now();
