@@ -3,19 +3,20 @@
 //! Nothing here does I/O. `plan` produces these values, `kernel` encodes and decodes them, `reconcile`
 //! compares them. All numbers are host byte order; the netlink edge converts.
 
+pub mod devices;
 pub mod ops;
 
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The kernel's main routing table (`RT_TABLE_MAIN`, include/uapi/linux/rtnetlink.h).
 pub const TABLE_MAIN: u32 = 254;
 
 /// Address family of a rule or a nexthop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// AF_INET
@@ -41,6 +42,15 @@ impl Family {
     #[must_use]
     pub fn of_addr(addr: &IpAddr) -> Self {
         if addr.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// Its folder below `/proc/sys/net`.
+    #[must_use]
+    pub fn sysctl(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
     }
 
     /// The value in netlink headers: 2 or 10.
@@ -76,7 +86,7 @@ pub fn protocol_name(protocol: u8) -> String {
 }
 
 /// What the kernel keys a route by (TOS is always 0 here).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RouteKey {
     /// Routing table, 1 to 2^32-1.
     pub table: u32,
@@ -93,7 +103,7 @@ impl fmt::Display for RouteKey {
 }
 
 /// Routes that end a lookup instead of forwarding (`rtm_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Special {
     /// RTN_BLACKHOLE (6): dropped silently.
@@ -102,10 +112,12 @@ pub enum Special {
     Unreachable,
     /// RTN_PROHIBIT (8): ICMP administratively prohibited.
     Prohibit,
+    /// RTN_THROW (9): the lookup goes on with the next rule.
+    Throw,
 }
 
 /// One way out: what a nexthop object (or an inline nexthop of a route) holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hop {
     /// Gateway; `None` means directly on the link. May be IPv6 for an IPv4 route (RFC 8950).
     pub gateway: Option<IpAddr>,
@@ -118,7 +130,7 @@ pub struct Hop {
 }
 
 /// A nexthop object id (`NHA_ID`), unique in the network namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NexthopId(pub u32);
 
@@ -177,7 +189,7 @@ pub struct NexthopObject {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RouteTarget {
     /// By nexthop object or group.
     Nexthop(NexthopId),
@@ -188,7 +200,7 @@ pub enum RouteTarget {
 }
 
 /// A route of one of the kernel's tables.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KernelRoute {
     /// Its key.
     pub key: RouteKey,
@@ -209,6 +221,8 @@ pub struct KernelRoute {
 pub enum RuleAction {
     /// FR_ACT_TO_TBL
     Lookup(u32),
+    /// FR_ACT_TO_TBL with FRA_L3MDEV: the table of the packet's VRF device.
+    L3mdev,
     /// FR_ACT_GOTO: the priority to go on at.
     Goto(u32),
     /// FR_ACT_NOP: a landing place for goto.
@@ -245,6 +259,27 @@ pub struct Rule {
     pub protocol: u8,
 }
 
+impl Rule {
+    /// The rule by which the kernel finds the tables of VRF devices, as it makes it itself (drivers/net/vrf.c,
+    /// `vrf_add_fib_rules`).
+    #[must_use]
+    pub fn l3mdev(family: Family) -> Self {
+        Self {
+            family,
+            priority: 1000,
+            source: None,
+            destination: None,
+            iif: None,
+            oif: None,
+            ip_protocol: None,
+            destination_ports: None,
+            action: RuleAction::L3mdev,
+            // RTPROT_KERNEL: networkd removes rules of any other protocol.
+            protocol: 2,
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     /// As `ip rule` prints it: `1100: from 10.0.0.0/8 iif eth1 lookup 10000`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -269,6 +304,7 @@ impl fmt::Display for Rule {
         }
         match self.action {
             RuleAction::Lookup(table) => write!(f, " lookup {table}"),
+            RuleAction::L3mdev => write!(f, " lookup [l3mdev-table]"),
             RuleAction::Goto(priority) => write!(f, " goto {priority}"),
             RuleAction::Nop => write!(f, " nop"),
             RuleAction::Unreachable => write!(f, " unreachable"),
@@ -290,6 +326,14 @@ pub struct Address {
     pub tentative: bool,
     /// `IFA_RT_PRIORITY`: metric of its connected route (0: the kernel's default).
     pub metric: u32,
+}
+
+impl Address {
+    /// An address without anything special about it.
+    #[must_use]
+    pub fn plain(net: IpNet) -> Self {
+        Self { net, peer: None, no_prefix_route: false, tentative: false, metric: 0 }
+    }
 }
 
 /// A network interface of this namespace.
@@ -323,7 +367,7 @@ pub struct Link {
     pub keeps_tag: bool,
     /// Table of a VRF device (`IFLA_VRF_TABLE`).
     pub vrf_table: Option<u32>,
-    /// IFLA_IFALIAS: Backtrail marks the devices that it made with `backtrail`.
+    /// IFLA_IFALIAS: Backtrail marks the devices that it made with [`devices::ALIAS`].
     pub alias: Option<String>,
     /// Its addresses, sorted.
     pub addresses: Vec<Address>,

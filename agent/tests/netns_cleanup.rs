@@ -63,7 +63,8 @@ fn all_that_is_ours_goes_and_all_else_stays() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "removed 0 BPF pins, 2 rules, 4 routes, 3 nexthop objects, 1 devices; released 0 neighbours; restored 1 sysctls\n"
+        "removed 0 BPF pins, 2 rules, 4 routes, 3 nexthop objects, 1 devices, 0 addresses; released 0 interfaces, 0 \
+         neighbours; restored 1 sysctls\n"
     );
     let after = kernel(&node);
     for gone in ["1105:", "4200000000", "4200000002", "unreachable", "sink", "metric 20"] {

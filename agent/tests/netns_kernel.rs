@@ -125,7 +125,7 @@ fn dumped(filter: RouteFilter) -> Vec<KernelRoute> {
 
 /// Our routes in our table.
 fn ours() -> Vec<KernelRoute> {
-    dumped(RouteFilter { table: Some(TABLE), protocol: Some(OURS), family: None })
+    dumped(RouteFilter { table: Some(TABLE), protocol: Some(OURS), ..RouteFilter::default() })
 }
 
 fn address(text: &str) -> IpAddr {

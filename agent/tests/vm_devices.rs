@@ -84,7 +84,8 @@ impl Drop for UdpService {
 
 /// Namespaces and links; fields are dropped in this order.
 struct Net {
-    _servers: (TcpEcho, Vec<UdpService>),
+    _tcp: TcpEcho,
+    udp: Vec<UdpService>,
     wire: Sniffer,
     client: Namespace,
     node: Namespace,
@@ -133,14 +134,7 @@ impl Net {
         ))?;
         // A listener on the wildcard accepts in every VRF, and answers from the address that was asked.
         let tcp = TcpEcho::start(&node, (Ipv6Addr::UNSPECIFIED, PORT).into())?;
-        let udp = services().into_iter().map(|service| UdpService::start(&node, service, vrf));
-        Ok(Self {
-            _servers: (tcp, udp.collect::<Result<_>>()?),
-            wire: Sniffer::start(&router)?,
-            client,
-            node,
-            lab,
-        })
+        Ok(Self { _tcp: tcp, udp: udp(&node, vrf)?, wire: Sniffer::start(&router)?, client, node, lab })
     }
 
     fn agent(&self, manifests: &str) -> Result<Agent> {
@@ -205,6 +199,11 @@ impl Net {
     }
 }
 
+/// UDP services; an answer goes by the VRF device that the socket is bound to, or by main.
+fn udp(node: &Namespace, device: Option<&str>) -> Result<Vec<UdpService>> {
+    services().into_iter().map(|service| UdpService::start(node, service, device)).collect()
+}
+
 fn services() -> [SocketAddr; 2] {
     SERVICES.map(|address| (address.parse::<IpAddr>().unwrap(), PORT).into())
 }
@@ -219,6 +218,33 @@ fn replies_leave_by_the_vlan_of_the_request() -> Result<()> {
 #[ignore = "needs VRF and 8021q: cargo xtask vm"]
 fn replies_leave_by_the_vlan_of_the_request_within_a_vrf() -> Result<()> {
     Net::new("vrf", Some("red"))?.replies_follow_requests()
+}
+
+const RED: &str = "---
+apiVersion: backtrail.dev/v1alpha1
+kind: VRFAttachment
+metadata: {name: red}
+spec:
+  vrf: {name: red, table: 10001, mode: Create}
+  interfaces: [{name: vdef}, {name: vred.100}]
+";
+
+/// The interfaces become members of a VRF device while the agent steers: programs stay, zones follow.
+#[test]
+#[ignore = "needs VRF and 8021q: cargo xtask vm"]
+fn steering_follows_interfaces_into_a_created_vrf() -> Result<()> {
+    let mut net = Net::new("into", None)?;
+    let agent = net.agent(RETURN_PATH)?;
+    wait_until(WAIT, "replies are steered outside", || net.check(true).is_ok())?;
+    agent.write_manifests(&format!("{RETURN_PATH}{RED}"))?;
+    let joined = || net.node.run("ip -o link show master red").is_ok_and(|text| text.lines().count() == 2);
+    wait_until(WAIT, "two members", joined).with_context(|| agent.log())?;
+    net.node.run("ip addr add 198.51.100.10/32 dev red; ip addr add 2001:db8:5::10/128 dev red nodad")?;
+    net.udp.clear();
+    net.udp = udp(&net.node, Some("red"))?;
+    wait_until(WAIT, "replies are steered within", || net.check(true).is_ok())
+        .with_context(|| format!("{:?}\n{}", net.check(true), agent.log()))?;
+    net.check(true).context("within the VRF")
 }
 
 const BILLING: &str = "apiVersion: backtrail.dev/v1alpha1

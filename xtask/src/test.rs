@@ -93,7 +93,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let groups = if args.groups.is_empty() { Group::value_variants() } else { &args.groups };
     let needed: Vec<tools::Tool> = tools::LAB.iter().chain(tools::TESTS).copied().collect();
     if args.dry_run {
-        println!("would install: {}", tools::missing(&needed).join(", "));
+        let vm = if groups.contains(&Group::Vm) { tools::VM } else { &[] };
+        let all: Vec<tools::Tool> = needed.iter().chain(vm).copied().collect();
+        println!("would install: {}", tools::missing(&all).join(", "));
         println!("would run the groups: {groups:?}");
         return Ok(true);
     }

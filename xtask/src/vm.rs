@@ -2,13 +2,15 @@
 
 mod boot;
 mod cpio;
+mod frr;
 pub(crate) mod guest;
 mod image;
 mod kernel;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use backtrail_lab::root_of;
 use clap::{Args, ValueEnum as _};
 
 use self::kernel::{Files, Kernel};
@@ -40,6 +42,8 @@ struct Job {
 /// What depends on the kernel, and how little of it tells: the verifier takes seconds for each test that loads programs.
 const BRIEF: &[(&str, &[&str])] = &[
     ("vm_devices", &[]),
+    ("vm_vrf", &[]),
+    ("vm_bgp", &[]),
     ("netns_kernel", &[]),
     ("netns_cleanup", &[]),
     ("netns_bpf_programs", &[]),
@@ -89,18 +93,26 @@ fn matrix(kernels: &[Kernel], choose: &dyn Fn(TestBinary) -> Option<Job>) -> Res
         let name = format!("Linux {}", kernel.label());
         total += match kernel.obtain() {
             Err(error) => Tally::skip(&name, &format!("{error:#}")),
-            Ok(folder) => {
-                machine(&name, &folder, &jobs, &agent).unwrap_or_else(|error| Tally::check(&name, Err(error)))
-            }
+            Ok(folder) => machine(&name, &folder, frr(*kernel).as_deref(), &jobs, &agent)
+                .unwrap_or_else(|error| Tally::check(&name, Err(error))),
         };
     }
     Ok(total)
 }
 
-fn machine(name: &str, kernel: &Path, jobs: &[Job], agent: &Path) -> Result<Tally> {
+/// The root folder with the FRR of a kernel's release; without it the tests that need it are skipped.
+fn frr(kernel: Kernel) -> Option<PathBuf> {
+    let found = match kernel.suite_of_frr() {
+        Some(suite) => root_of(suite),
+        None => Ok(PathBuf::from("/")),
+    };
+    found.inspect_err(|error| println!("the guest has no FRR: {error:#}")).ok()
+}
+
+fn machine(name: &str, kernel: &Path, frr: Option<&Path>, jobs: &[Job], agent: &Path) -> Result<Tally> {
     let files = Files::of(kernel)?;
     println!("\n--- {name}: {} ---", files.release);
-    let image = image::build(&files, jobs, agent)?;
+    let image = image::build(&files, frr, jobs, agent)?;
     println!("RAM disk of {} MiB", image.len() >> 20);
     boot::run(name, &files, &image, jobs)
 }

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::Global;
 use crate::daemon::{AgentOptions, Origin, READY};
+use crate::plan::NodeFacts;
 
 /// Options of `backtrail agent`, as given.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +37,15 @@ pub struct AgentArgs {
     /// Labels of this node, which `nodeSelector` is matched against; with `--kubernetes` in addition to the Node's
     #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',')]
     node_labels: Vec<String>,
+    /// Networks of pods: looked up in main before VRFs (`autoDetect`), not imported, never steered
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    pod_cidrs: Vec<IpNet>,
+    /// Networks of services, likewise
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    service_cidrs: Vec<IpNet>,
+    /// Addresses or networks of the cluster's nodes, likewise, but imports may bring routes to them
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    node_cidrs: Vec<IpNet>,
     /// What to log: a level, or directives such as `info,backtrail::kernel=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     log_level: String,
@@ -112,6 +123,12 @@ impl AgentArgs {
             metrics_listen: self.metrics_listen,
             node_name: node_name(self.node_name)?,
             node_labels: labels(&self.node_labels)?,
+            facts: NodeFacts {
+                pod_cidrs: self.pod_cidrs.into_iter().collect(),
+                service_cidrs: self.service_cidrs.into_iter().collect(),
+                node_cidrs: self.node_cidrs.into_iter().collect(),
+                ..NodeFacts::default()
+            },
         })
     }
 }

@@ -1,13 +1,14 @@
 //! `backtrail cleanup`: takes away everything that agents made here, and nothing else.
 //!
 //! What is ours is told by marks in the kernel itself, so that it works after a crash and without any file: the
-//! protocol number of routes, rules, nexthops and neighbours, the alias of devices, the folder of pins. Only the
-//! former values of sysctls come from the state directory.
+//! protocol number of routes, rules, nexthops and neighbours, the alias of devices, the folder of pins. Only what
+//! sysctls and the interfaces of others were comes from the state directory.
 
 use std::fs;
 use std::hash::BuildHasher as _;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -20,11 +21,14 @@ use super::output::{self, Format};
 use super::{Global, Outcome, block_on};
 use crate::control::{ControlError, Endpoint};
 use crate::daemon::{Owned, STATE_FILES};
-use crate::kernel::actions::{ALIAS, Actions};
+use crate::kernel::actions::Actions;
+use crate::kernel::devices::{DeviceWriter, RECORD as DEVICES};
 use crate::kernel::dump::{self, RouteFilter};
 use crate::kernel::programmer::{Batch, Programmer, RouteOp};
 use crate::kernel::sysctl::{RECORD, Sysctls};
 use crate::kernel::{KernelError, observe};
+use crate::model::devices::{DeviceOp, Devices};
+use crate::reconcile::device_ops;
 use crate::steering;
 
 /// Operations in one batch.
@@ -32,6 +36,12 @@ const BATCH: usize = 512;
 
 /// Failures that are printed; the rest is counted.
 const MAX_FAILURES: usize = 20;
+
+/// Looks at the devices at most: a step shows in the next look.
+const DEVICE_PASSES: usize = 60;
+
+/// Time that an interface gets to have its carrier again.
+const CARRIER: Duration = Duration::from_millis(250);
 
 /// Options of `backtrail cleanup`.
 #[derive(Debug, Clone, Args)]
@@ -57,6 +67,10 @@ struct Report {
     nexthops: usize,
     neighbours: usize,
     devices: usize,
+    /// Interfaces of others that left a VRF device.
+    released: usize,
+    /// Addresses that were added to interfaces of others.
+    addresses: usize,
     sysctls: usize,
     /// What could not be removed, at most [`MAX_FAILURES`].
     failures: Vec<String>,
@@ -92,7 +106,9 @@ pub(super) fn cleanup(global: &Global, args: &CleanupArgs, out: &mut dyn Write) 
         Ok(removed) => report.pins = removed.len(),
         Err(error) => report.failures.push(error.to_string()),
     }
-    block_on(kernel(&Owned::read(&args.dirs.state_dir), &mut report))??;
+    let owned = Owned::read(&args.dirs.state_dir);
+    block_on(kernel(&owned, &mut report))??;
+    block_on(devices(&owned, &args.dirs.state_dir, &mut report))??;
     sysctls(&args.dirs, &mut report);
     if report.failures.is_empty() {
         state(&args.dirs.state_dir, &mut report);
@@ -141,11 +157,41 @@ async fn kernel(owned: &Owned, report: &mut Report) -> Result<(), KernelError> {
             Report::note(released, &mut report.neighbours, &mut report.failures);
         }
     }
-    for link in observe::links().await? {
-        if link.alias.as_deref() == Some(ALIAS) {
-            Report::note(actions.delete_link(link.ifindex).await, &mut report.devices, &mut report.failures);
+    Ok(())
+}
+
+/// Releases interfaces with what they had, and deletes devices: the steps towards no device at all.
+async fn devices(owned: &Owned, state_dir: &Path, report: &mut Report) -> Result<(), KernelError> {
+    let mut writer = DeviceWriter::open(state_dir, owned.route_protocol)?;
+    let mut failures = Vec::new();
+    for _ in 0..DEVICE_PASSES {
+        let links = observe::links().await?.into_iter().map(|link| (link.ifindex, link)).collect();
+        let ops = device_ops(&Devices::default(), &links, writer.record());
+        if ops.is_empty() && writer.record().is_empty() {
+            failures.clear();
+            break;
+        }
+        failures.clear();
+        for op in &ops {
+            let done = writer.apply(op).await;
+            let counted = match op {
+                DeviceOp::Delete(_) => &mut report.devices,
+                DeviceOp::Leave(_) => &mut report.released,
+                DeviceOp::RemoveAddress(..) => &mut report.addresses,
+                _ => &mut 0,
+            };
+            Report::note(done, counted, &mut failures);
+        }
+        if ops.is_empty() || !failures.is_empty() {
+            // An interface gets its carrier back a moment after it has moved, and routes need it.
+            tokio::time::sleep(CARRIER).await;
         }
     }
+    failures.extend(writer.record().values().map(|changed| {
+        let lost = changed.routes.len();
+        format!("{}: {lost} routes of main could not be put back, for it has no carrier", changed.name)
+    }));
+    report.failures.extend(failures);
     Ok(())
 }
 
@@ -208,7 +254,7 @@ fn sysctls(dirs: &Dirs, report: &mut Report) {
 
 /// Removes the agent's files, and their directory where nothing else is in it.
 fn state(state_dir: &Path, report: &mut Report) {
-    for path in STATE_FILES.iter().chain(&[RECORD]).map(|name| state_dir.join(name)) {
+    for path in STATE_FILES.iter().chain(&[RECORD, DEVICES]).map(|name| state_dir.join(name)) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 report.failures.push(format!("remove {}: {error}", path.display()));
@@ -226,13 +272,15 @@ fn print(global: &Global, report: &Report, out: &mut dyn Write) -> anyhow::Resul
     }
     writeln!(
         out,
-        "removed {} BPF pins, {} rules, {} routes, {} nexthop objects, {} devices; released {} neighbours; restored {} \
-         sysctls",
+        "removed {} BPF pins, {} rules, {} routes, {} nexthop objects, {} devices, {} addresses; released {} interfaces, \
+         {} neighbours; restored {} sysctls",
         report.pins,
         report.rules,
         report.routes,
         report.nexthops,
         report.devices,
+        report.addresses,
+        report.released,
         report.neighbours,
         report.sysctls
     )?;

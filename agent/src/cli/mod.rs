@@ -49,7 +49,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent: program routes and steer replies as the manifests say
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would print it as help")]
     Other(Other),

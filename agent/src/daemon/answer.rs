@@ -6,9 +6,8 @@ use super::{Agent, report};
 use crate::control::{Change, MAX_PAGE, NexthopRow, Page, PageRequest, PlanRow, Request, Response, RouteRow};
 use crate::intent::types::Intent;
 use crate::model::{Hop, Rule};
-use crate::plan::steering::SINK_NAME;
 use crate::plan::{Plan, PlanInput};
-use crate::reconcile::{RouteList, RouteView};
+use crate::reconcile::{RouteList, RouteView, device_ops};
 use crate::status::reason;
 use crate::steering::Direction;
 
@@ -96,7 +95,9 @@ fn flows(agent: &Agent, page: PageRequest) -> Response {
 /// alone: they are compared only where the intent is the one in force.
 fn plan(agent: &Agent, intent: &Intent) -> Page<PlanRow> {
     let zebra_tables = agent.engine.rib().tables().keys().copied().collect();
-    let input = PlanInput { intent, links: agent.observed.links(), zebra_tables: &zebra_tables };
+    let facts = agent.node_facts();
+    let input =
+        PlanInput { intent, links: agent.observed.links(), zebra_tables: &zebra_tables, facts: &facts };
     let mut plan = Plan::compile(input);
     plan.rules.extend(agent.steering_plan.rules.iter().cloned());
     plan.adopt_statics(agent.engine.plan(), reason::RETURN_PATH);
@@ -132,13 +133,17 @@ fn besides(agent: &Agent) -> Vec<PlanRow> {
         owner: None,
     };
     let desired = agent.desired();
-    let vlans = desired.devices.iter().filter_map(|device| {
-        let vlan = device.vlan.as_ref()?;
-        Some((device.name.as_str(), format!("link {} type vlan id {}", vlan.parent, vlan.id)))
+    let record = agent.environment.device_record();
+    let steps = device_ops(&desired.devices, agent.observed.links(), record);
+    let links = steps.iter().map(|op| {
+        let (verb, kind) = op.words();
+        let change = match verb {
+            "add" => Change::Add,
+            "delete" => Change::Delete,
+            _ => Change::Replace,
+        };
+        PlanRow { change, ..row(kind, op.object().to_owned(), None, &op.to_string()) }
     });
-    let sink = desired.sink.then(|| (SINK_NAME, "noarp".to_owned()));
-    let missing = vlans.chain(sink).filter(|(name, _)| agent.observed.by_name(name).is_none());
-    let links = missing.map(|(name, content)| row("link", name.to_owned(), None, &content));
     let sysctls = desired.sysctls.iter().filter_map(|(key, value)| {
         let now = agent.environment.sysctls.get(key).ok()?;
         (now != *value).then(|| row("sysctl", key.clone(), Some(now), value))

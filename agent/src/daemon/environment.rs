@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::kernel::KernelError;
-use crate::kernel::actions::{ALIAS, Actions};
+use crate::kernel::actions::Actions;
+use crate::kernel::devices::DeviceWriter;
 use crate::kernel::observe;
 use crate::kernel::sysctl::Sysctls;
 use crate::metrics::{Metrics, Operation};
-use crate::model::{Address, Rule};
-use crate::plan::DevicePlan;
-use crate::plan::steering::SINK_NAME;
-use crate::reconcile::{RuleChanges, diff_rules};
+use crate::model::devices::{DeviceRecord, Devices};
+use crate::model::{Family, Rule, RuleAction};
+use crate::reconcile::{RuleChanges, device_ops, diff_rules, held_back};
 
 use super::observed::Observed;
 
@@ -19,8 +19,9 @@ use super::observed::Observed;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Desired {
     pub(super) rules: BTreeSet<Rule>,
-    pub(super) devices: Vec<DevicePlan>,
-    pub(super) sink: bool,
+    pub(super) devices: Devices,
+    /// The tables of VRF devices are looked up by the kernel's l3mdev rules.
+    pub(super) l3mdev: bool,
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) neighbours: BTreeSet<(u32, IpAddr)>,
 }
@@ -28,6 +29,7 @@ pub(super) struct Desired {
 /// The edge's handles, and what of it is ours.
 pub(super) struct Environment {
     actions: Actions,
+    devices: DeviceWriter,
     pub(super) sysctls: Sysctls,
     protocol: u8,
     managed: BTreeSet<(u32, IpAddr)>,
@@ -35,6 +37,8 @@ pub(super) struct Environment {
     pub(super) failures: Vec<(String, String)>,
     /// Rules of others within our band.
     pub(super) foreign_rules: Vec<Rule>,
+    /// Rules of ours that are not added for the sake of those.
+    pub(super) refused_rules: Vec<Rule>,
     /// Rules that were mended because somebody else removed or added one.
     pub(super) mended: u64,
     applied_rules: BTreeSet<Rule>,
@@ -43,14 +47,16 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    pub(super) fn new(actions: Actions, sysctls: Sysctls, protocol: u8) -> Self {
+    pub(super) fn new(actions: Actions, devices: DeviceWriter, sysctls: Sysctls, protocol: u8) -> Self {
         Self {
             actions,
+            devices,
             sysctls,
             protocol,
             managed: BTreeSet::new(),
             failures: Vec::new(),
             foreign_rules: Vec::new(),
+            refused_rules: Vec::new(),
             mended: 0,
             applied_rules: BTreeSet::new(),
             rules: Vec::new(),
@@ -78,8 +84,10 @@ impl Environment {
     ) {
         self.failures.clear();
         // Rules that lead to a table come after the sysctls that make the table usable, and before programs steer.
-        self.sysctls(desired, metrics);
+        // An interface that leaves its VRF device keeps its addresses by a sysctl, which is put back after that.
+        self.set_sysctls(desired, metrics);
         self.devices(desired, observed, metrics).await;
+        self.restore_sysctls(desired, metrics);
         self.rules(desired, band, metrics).await;
         self.neighbours(desired, metrics).await;
     }
@@ -107,7 +115,8 @@ impl Environment {
         if !self.observe_rules(band, metrics).await {
             return;
         }
-        let changes = self.rule_changes(&desired.rules);
+        let mut changes = self.rule_changes(&desired.rules);
+        self.refused_rules = held_back(&mut changes, &self.applied_rules, &self.foreign_rules);
         if desired.rules == self.applied_rules && !changes.is_empty() {
             self.mended += 1;
             metrics.reconcile.drift_mended.get_or_create(&crate::metrics::Cause { cause: "rule" }).inc();
@@ -123,7 +132,21 @@ impl Environment {
                 self.rules.iter().position(|known| known == rule).map(|at| self.rules.swap_remove(at));
             }
         }
-        self.applied_rules.clone_from(&desired.rules);
+        let refused = &self.refused_rules;
+        self.applied_rules = desired.rules.iter().filter(|rule| !refused.contains(rule)).cloned().collect();
+        self.l3mdev(desired, metrics).await;
+    }
+
+    /// Puts back the rules that the kernel makes with a namespace's first VRF device, and never again. They are the
+    /// kernel's: `cleanup` leaves them, for the devices of others need them.
+    async fn l3mdev(&mut self, desired: &Desired, metrics: &Metrics) {
+        let present =
+            |family| self.rules.iter().any(|rule| rule.family == family && rule.action == RuleAction::L3mdev);
+        let missing = Family::ALL.into_iter().filter(|family| desired.l3mdev && !present(*family));
+        for family in missing.collect::<Vec<_>>() {
+            let result = self.actions.add_rule(&Rule::l3mdev(family)).await;
+            self.note(metrics, "add", "rule", result);
+        }
     }
 
     /// Whether the rules could be read.
@@ -137,57 +160,31 @@ impl Environment {
         true
     }
 
+    /// What was changed on interfaces of others.
+    pub(super) fn device_record(&self) -> &DeviceRecord {
+        self.devices.record()
+    }
+
     async fn devices(&mut self, desired: &Desired, observed: &Observed, metrics: &Metrics) {
-        for device in &desired.devices {
-            self.device(device, observed, metrics).await;
-        }
-        match (desired.sink, observed.by_name(SINK_NAME)) {
-            (true, None) => {
-                let result = self.actions.create_sink(SINK_NAME).await;
-                self.note(metrics, "add", "link", result);
-            }
-            (true, Some(link)) if !link.up => {
-                let result = self.actions.set_up(link.ifindex).await;
-                self.note(metrics, "replace", "link", result);
-            }
-            _ => {}
-        }
-        let wanted = |name: &str| {
-            (desired.sink && name == SINK_NAME)
-                || desired.devices.iter().any(|d| d.vlan.is_some() && d.name == name)
-        };
-        let ours = |link: &&crate::model::Link| link.alias.as_deref() == Some(ALIAS) && !wanted(&link.name);
-        for link in observed.links().values().filter(ours) {
-            let result = self.actions.delete_link(link.ifindex).await;
-            self.note(metrics, "delete", "link", result);
+        for op in device_ops(&desired.devices, observed.links(), self.devices.record()) {
+            tracing::info!("{op}");
+            let (verb, kind) = op.words();
+            let result = self.devices.apply(&op).await;
+            self.note(metrics, verb, kind, result);
         }
     }
 
-    async fn device(&mut self, device: &DevicePlan, observed: &Observed, metrics: &Metrics) {
-        let Some(link) = observed.by_name(&device.name) else {
-            // Made now; its addresses follow with the notification of its appearance.
-            if let Some(vlan) = &device.vlan
-                && let Some(parent) = observed.by_name(&vlan.parent)
-            {
-                let made = self.actions.create_vlan(&device.name, parent.ifindex, vlan.id, vlan.mtu).await;
-                if let Some(ifindex) = self.note(metrics, "add", "link", made) {
-                    let up = self.actions.set_up(ifindex).await;
-                    self.note(metrics, "replace", "link", up);
-                }
-            }
-            return;
-        };
-        for net in &device.addresses {
-            if link.addresses.iter().all(|address| address.net != *net) {
-                let address =
-                    Address { net: *net, peer: None, no_prefix_route: false, tentative: false, metric: 0 };
-                let result = self.actions.add_address(link.ifindex, &address).await;
-                self.note(metrics, "add", "link", result);
+    fn set_sysctls(&mut self, desired: &Desired, metrics: &Metrics) {
+        for (key, value) in &desired.sysctls {
+            let same = self.sysctls.get(key).is_ok_and(|now| now == *value);
+            if !same {
+                let result = self.sysctls.set(key, value);
+                self.note(metrics, "replace", "sysctl", result);
             }
         }
     }
 
-    fn sysctls(&mut self, desired: &Desired, metrics: &Metrics) {
+    fn restore_sysctls(&mut self, desired: &Desired, metrics: &Metrics) {
         let stale: Vec<String> = self
             .sysctls
             .recorded()
@@ -197,13 +194,6 @@ impl Environment {
         for key in stale {
             let result = self.sysctls.restore(&key);
             self.note(metrics, "delete", "sysctl", result);
-        }
-        for (key, value) in &desired.sysctls {
-            let same = self.sysctls.get(key).is_ok_and(|now| now == *value);
-            if !same {
-                let result = self.sysctls.set(key, value);
-                self.note(metrics, "replace", "sysctl", result);
-            }
         }
     }
 

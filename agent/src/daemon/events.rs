@@ -7,7 +7,7 @@ use zebra_fpm::server::{DisconnectReason, Event};
 
 use super::drift::Author;
 use super::trial::Offer;
-use super::{AUDIT_EVERY, Agent, Report, SURVEY_EVERY, Todo, answer, report};
+use super::{AUDIT_EVERY, Agent, RETRY_EVERY, Report, SURVEY_EVERY, Todo, answer, report};
 use crate::control::{Call, Request};
 use crate::intent::types::Intent;
 use crate::kernel::monitor::Notification;
@@ -43,6 +43,7 @@ impl Agent {
                 self.fpm.replay_began = Some(now);
                 self.fpm.replay_compared = None;
                 self.metrics.fpm.sessions.inc();
+                self.facts.ask_peers = true;
                 self.engine.fpm_connected(now);
                 self.probe_feedback();
             }
@@ -56,8 +57,10 @@ impl Agent {
                 self.engine.fpm_updates(&updates, now);
                 // A table that FRR writes is a table that nothing else may write.
                 self.todo.plan |= self.engine.rib().tables().len() != tables;
-                self.todo.survey |=
-                    updates.iter().any(|update| matches!(update, zebra_fpm::Update::Nexthop(_)));
+                let nexthops = updates.iter().any(|update| matches!(update, zebra_fpm::Update::Nexthop(_)));
+                self.todo.survey |= nexthops;
+                // Nexthops come with new sessions.
+                self.facts.ask_peers |= nexthops;
                 report::count_updates(&self.metrics, &updates);
             }
             Event::ReplayComplete { epoch, .. } => {
@@ -220,16 +223,22 @@ impl Agent {
             Report::FeedbackSupport(epoch, support) => self.feedback_probed(epoch, support),
             Report::Zebra(zebra) => self.frr.seen(zebra),
             Report::Probed(number, verdict) => self.probed(number, &verdict),
+            Report::Peers(found) => self.todo.plan |= self.facts.peers(found, now),
             Report::Survey(result, took) => {
                 self.surveying = false;
                 self.next_survey = now + (took * 20).max(SURVEY_EVERY);
                 self.metrics.kernel.dump_seconds.observe(took.as_secs_f64());
                 match result {
                     Ok(survey) => {
+                        // Filters of VRFs depend on it too: what is planned for steering is planned for all.
                         self.todo.steering |= self.survey.as_ref() != Some(&survey);
                         self.survey = Some(survey);
                     }
-                    Err(error) => tracing::warn!(%error, "cannot survey the kernel's routes"),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot survey the kernel's routes");
+                        self.todo.survey = true;
+                        self.next_survey = now + RETRY_EVERY;
+                    }
                 }
             }
         }

@@ -11,6 +11,7 @@ mod drift;
 mod environment;
 mod events;
 mod explain;
+mod facts;
 mod feedback;
 mod follow;
 mod frr;
@@ -40,6 +41,7 @@ use zebra_fpm::server::{Epoch, Event, EventReceiver, FeedbackSender, Server, Ser
 use self::apply::Switch;
 use self::drift::DriftLog;
 use self::environment::Environment;
+use self::facts::Facts;
 use self::follow::Followers;
 use self::frr::Frr;
 use self::manifests::{Manifests, Source};
@@ -56,6 +58,7 @@ use crate::control::{self, Call, Endpoint, Response};
 use crate::intent::types::Intent;
 use crate::kernel::KernelError;
 use crate::kernel::actions::Actions;
+use crate::kernel::devices::DeviceWriter;
 use crate::kernel::monitor::{Monitor, Notification, Watch};
 use crate::kernel::observe;
 use crate::kernel::programmer::{BatchDone, Programmer};
@@ -99,6 +102,7 @@ enum Report {
     Zebra(Zebra),
     /// Of the trial with this number.
     Probed(u64, probe::Verdict),
+    Peers(Result<BTreeSet<IpAddr>, KernelError>),
 }
 
 /// What has to be done again.
@@ -140,6 +144,7 @@ struct Agent {
     intent: Intent,
     engine: Engine,
     observed: Observed,
+    facts: Facts,
     environment: Environment,
     programmer: Programmer,
     monitor: Monitor,
@@ -312,6 +317,7 @@ impl Agent {
         observed.reset(observe::links().await?, observe::neighbours().await?);
         let environment = Environment::new(
             Actions::open(config.route_protocol)?,
+            DeviceWriter::open(&options.state_dir, config.route_protocol)?,
             Sysctls::open_at(&options.sysctls, &options.state_dir)?,
             config.route_protocol,
         );
@@ -323,6 +329,7 @@ impl Agent {
             intent,
             engine,
             observed,
+            facts: Facts::new(options.facts.clone(), now),
             environment,
             programmer,
             monitor,

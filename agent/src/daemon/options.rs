@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::plan::NodeFacts;
+
 /// Where manifests come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -34,4 +36,6 @@ pub struct AgentOptions {
     pub node_name: String,
     /// Labels of this node.
     pub node_labels: BTreeMap<String, String>,
+    /// What the command line says about the cluster.
+    pub facts: NodeFacts,
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::{Agent, BULK, CHUNK, READY, Report, survey};
+use crate::intent::types::RpFilter;
 use crate::kernel::KernelError;
 use crate::kernel::dump::{RouteFilter, dump_nexthops, dump_routes};
 use crate::metrics;
@@ -86,7 +87,8 @@ impl Agent {
         }
         self.persisted.set_synced_pid(self.engine.feed().synced_pid());
         self.start_survey(now);
-        // Without a return path or an observed table there is nothing to survey.
+        self.start_peers(now);
+        // Without a return path, an observed table or a filter to choose there is nothing to survey.
         let surveyed = self.survey.is_some() || !(self.todo.survey || self.surveying);
         let passed = surveyed
             && self.metrics.reconcile.passes.get() > 0
@@ -128,12 +130,17 @@ impl Agent {
         });
     }
 
+    /// Whether something in force looks at the routes of others.
+    pub(super) fn survey_needed(&self) -> bool {
+        !self.intent.return_paths.is_empty()
+            || self.intent.imports.iter().any(|import| !import.program)
+            || self.intent.vrfs.iter().any(|vrf| vrf.rp_filter == RpFilter::Auto)
+    }
+
     pub(super) fn start_survey(&mut self, now: Instant) {
         let wanted = self.todo.survey && !self.surveying && now >= self.next_survey;
-        let needed =
-            !self.intent.return_paths.is_empty() || self.intent.imports.iter().any(|import| !import.program);
-        if !wanted || !needed {
-            self.todo.survey &= needed;
+        if !wanted || !self.survey_needed() {
+            self.todo.survey &= self.survey_needed();
             return;
         }
         self.todo.survey = false;

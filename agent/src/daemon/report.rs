@@ -133,6 +133,7 @@ fn vrf(agent: &Agent, vrf: &Vrf, counts: &Counts) -> VrfStatus {
             reachable: answers(entry),
         }
     });
+    let device = agent.observed.by_name(&vrf.name).filter(|link| link.vrf_table == Some(vrf.table));
     let TableCounts { desired, programmed, failed } =
         counts.tables.get(&vrf.table).copied().unwrap_or_default();
     VrfStatus {
@@ -144,6 +145,7 @@ fn vrf(agent: &Agent, vrf: &Vrf, counts: &Counts) -> VrfStatus {
         gateways: gateways.collect(),
         routes: RouteCounts { accepted: desired, programmed, failed, ..Default::default() },
         sources: vrf.owners.iter().map(ToString::to_string).collect(),
+        device_index: device.map(|link| link.ifindex),
         ..Default::default()
     }
 }
@@ -402,6 +404,14 @@ fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
     if apply.would_change.is_some_and(|changes| changes.total() > 0) {
         return enforced(&apply, &agent.trial);
     }
+    if let Some(rule) = agent.environment.refused_rules.first() {
+        let (held, (from, to)) = (agent.environment.refused_rules.len(), agent.intent.config.rule_priorities);
+        let text = format!(
+            "{held} rules are held back, such as {rule}, for foreign rules stand in our band {from}-{to}: move them, or \
+             the band (ownership.rulePriorities)"
+        );
+        return Verdict::new(false, reason::BAND_OCCUPIED, text);
+    }
     let failures = &agent.environment.failures;
     if let Some((kind, text)) = failures.first() {
         let more = failures.len() - 1;
@@ -429,7 +439,8 @@ fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
             format!("{} operations are under way", agent.engine.backlog()),
         );
     }
-    let problem = agent.engine.plan().problems.iter().find(|p| p.reason == reason::TABLE_OWNED_BY_ZEBRA);
+    let grave = [reason::TABLE_OWNED_BY_ZEBRA, reason::TABLE_OCCUPIED];
+    let problem = agent.engine.plan().problems.iter().find(|p| grave.contains(&p.reason));
     if let Some(problem) = problem {
         return Verdict::new(false, problem.reason, format!("{}: {}", problem.object, problem.message));
     }

@@ -6,6 +6,8 @@ use std::time::Instant;
 use super::environment::Desired;
 use super::{AUDIT_EVERY, Agent, EXPIRE_EVERY, REFRESH_EVERY, RETRY_EVERY, SETTLE, Todo, report};
 use crate::api::HashPolicy;
+use crate::intent::types::VrfMode;
+use crate::model::devices::Devices;
 use crate::plan::steering::{SteeringInput, steering};
 use crate::plan::{Plan, PlanInput, StaticRoute, interface_tables};
 use crate::status::reason;
@@ -15,7 +17,7 @@ impl Agent {
         let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
         let steering = self.steering.retry_at().filter(|_| !self.todo.steering && !self.is_frozen());
         let trial = self.trial.deadline().filter(|_| !self.is_frozen());
-        let others = [self.settle_at, steering, trial, self.frr.deadline()];
+        let others = [self.settle_at, steering, trial, self.frr.deadline(), self.facts.deadline()];
         for at in [self.engine.deadline()].into_iter().chain(others) {
             next = at.map_or(next, |at| next.min(at));
         }
@@ -54,6 +56,7 @@ impl Agent {
             self.listen_fpm();
             self.todo.environment |= !self.environment.failures.is_empty();
             self.todo.steering |= self.steering.is_displaced();
+            self.todo.plan |= self.facts.is_occupied();
         }
         self.todo.steering |= self.steering.retry_at().is_some_and(|at| now >= at && !self.is_frozen());
     }
@@ -66,11 +69,19 @@ impl Agent {
             self.settle_at = None;
             return;
         }
+        // What steering and filters need is planned with all the rest: else a restart would take it away first.
+        if self.survey.is_none() && self.survey_needed() {
+            self.settle_at = None;
+            return;
+        }
         if now < *self.settle_at.get_or_insert(now + SETTLE) {
             return;
         }
         self.settle_at = None;
         self.todo = Todo { survey: self.todo.survey, ..Todo::default() };
+        if plan {
+            self.inspect_tables().await;
+        }
         // Steering's routes and rules are part of the plan.
         self.plan_steering();
         if plan || steering {
@@ -92,8 +103,9 @@ impl Agent {
         for (ifindex, gateway) in self.engine.rib().gateways() {
             gateways.entry((ifindex, crate::model::Family::of_addr(&gateway))).or_default().insert(gateway);
         }
-        let cluster: BTreeSet<_> =
-            self.intent.vrfs.iter().flat_map(|vrf| vrf.exceptions.iter().copied()).collect();
+        let facts = self.node_facts();
+        let excepted = self.intent.vrfs.iter().flat_map(|vrf| facts.exceptions(vrf));
+        let cluster: BTreeSet<_> = excepted.chain(facts.cluster()).collect();
         self.steering_plan = steering(&SteeringInput {
             intent: &self.intent,
             links: &links,
@@ -109,8 +121,12 @@ impl Agent {
     pub(super) fn replan(&mut self, now: Instant) {
         let began = Instant::now();
         let zebra_tables: BTreeSet<u32> = self.engine.rib().tables().keys().copied().collect();
-        let input =
-            PlanInput { intent: &self.intent, links: self.observed.links(), zebra_tables: &zebra_tables };
+        let input = PlanInput {
+            intent: &self.intent,
+            links: self.observed.links(),
+            zebra_tables: &zebra_tables,
+            facts: &self.node_facts(),
+        };
         let mut plan = Plan::compile(input);
         for route in &self.steering_plan.routes {
             let owner = self.intent.return_paths.iter().find_map(|path| path.owners.first());
@@ -126,7 +142,9 @@ impl Agent {
     /// What should be there besides routes.
     pub(super) fn desired(&self) -> Desired {
         let plan = self.engine.plan();
-        let mut sysctls = self.steering_plan.sysctls.clone();
+        let mut sysctls = plan.sysctls.clone();
+        // Both ask for the filter of an interface in both; steering knows of the sink too.
+        sysctls.extend(self.steering_plan.sysctls.clone());
         if !plan.imports.is_empty() {
             // Without it the change of one nexthop rewrites every route that uses it: a second for a million.
             sysctls.insert("net/ipv4/nexthop_compat_mode".to_owned(), "0".to_owned());
@@ -141,8 +159,8 @@ impl Agent {
         let neighbours = self.steering_plan.managed_neighbours.iter().copied().chain(watched).collect();
         Desired {
             rules: plan.rules.clone(),
-            devices: plan.devices.clone(),
-            sink: self.steering_plan.sink,
+            devices: Devices { sink: self.steering_plan.sink, ..plan.devices.clone() },
+            l3mdev: self.intent.vrfs.iter().any(|vrf| vrf.mode != VrfMode::TableOnly),
             sysctls,
             neighbours,
         }

@@ -6,7 +6,7 @@ use crate::intent;
 use crate::kernel::lookup::Answer;
 use crate::model::{Address, Hop, Link, RouteTarget, RuleAction, Special};
 use crate::plan::steering::{Learn, PathKey, PathKind, SteeredInterface, SteeringPlan};
-use crate::plan::{Plan, PlanInput};
+use crate::plan::{NodeFacts, Plan, PlanInput};
 use crate::status::reason;
 
 const MANIFESTS: &str = "
@@ -112,7 +112,12 @@ impl Bench {
             .map(|l| (l.ifindex, l))
             .into();
         let zebra_tables = std::collections::BTreeSet::new();
-        let plan = Plan::compile(PlanInput { intent: &intent, links: &links, zebra_tables: &zebra_tables });
+        let plan = Plan::compile(PlanInput {
+            intent: &intent,
+            links: &links,
+            zebra_tables: &zebra_tables,
+            facts: &NodeFacts::default(),
+        });
         let mut rules = vec![builtin(0, 255), builtin(32766, 254), builtin(32767, 253)];
         rules.extend(plan.rules);
         let learned = route(10001, "10.20.0.0/16", 20, "192.0.3.1", 2, 201);

@@ -7,8 +7,6 @@ use crate::model::{Hop, KernelRoute, Link, NexthopBody, RouteTarget, Rule, RuleA
 
 /// Table of local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u32 = 255;
-/// Priority of the rule that looks up the table of a VRF device (net/l3mdev).
-const L3MDEV: u32 = 1000;
 
 /// Where a walk ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub fn walk(packet: &Packet, world: &World<'_>) -> Walk {
         if rule.priority < from {
             continue;
         }
-        if matches!(rule.action, RuleAction::Other(_)) && rule.priority != L3MDEV {
+        if matches!(rule.action, RuleAction::Other(_)) {
             // Among what is not held may be a `not`: the selectors that are say nothing then.
             walk.doubts.push(rule.to_string());
             continue;
@@ -72,7 +70,8 @@ pub fn walk(packet: &Packet, world: &World<'_>) -> Walk {
                 walk.end = End::Special(Special::Unreachable);
                 return walk;
             }
-            RuleAction::Other(_) => {
+            RuleAction::Other(_) => {}
+            RuleAction::L3mdev => {
                 if let Some(table) = vrf_table(packet, world)
                     && look_up(rule, table, packet, world, &mut walk)
                 {
@@ -137,6 +136,11 @@ fn look_up(rule: &Rule, table: u32, packet: &Packet, world: &World<'_>, walk: &m
         }
         return false;
     };
+    if route.target == RouteTarget::Special(Special::Throw) {
+        let text = format!("looks up table {table}: {} is thrown, goes on", route.key.prefix);
+        walk.steps.push(rule_step(rule, text, world));
+        return false;
+    }
     walk.steps.push(rule_step(rule, format!("looks up table {table}"), world));
     decide(route, world, walk);
     true

@@ -31,15 +31,6 @@ pub(super) fn merge(
     let mut vrfs = Vec::new();
     for (name, members) in &by_name {
         let mode = members.iter().map(|m| m.spec.vrf.mode).max().unwrap_or_default();
-        if mode != VrfMode::TableOnly {
-            for member in members {
-                let message = format!(
-                    "spec.vrf.mode: {mode:?} makes or adopts a VRF device, which this version cannot: use TableOnly"
-                );
-                report.refuse(&member.object, reason::UNSUPPORTED, message);
-            }
-            continue;
-        }
         report.accept(members.iter().map(|m| &m.object));
         let Some(first) = members.first() else { continue };
         let mut exceptions: Vec<_> =

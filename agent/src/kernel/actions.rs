@@ -9,15 +9,17 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::net::if_::if_nametoindex;
-use rtnetlink::{LinkBridge, LinkDummy, LinkIfb, LinkUnspec, LinkVlan};
+use rtnetlink::{LinkBridge, LinkDummy, LinkIfb, LinkUnspec, LinkVlan, LinkVrf};
 
 use super::client::Client;
 use super::wire::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use super::{KernelError, observe, rules};
+pub use crate::model::devices::ALIAS;
 use crate::model::{Address, Family, Rule};
 
-/// IFLA_IFALIAS of the devices that Backtrail made: only those may it delete.
-pub const ALIAS: &str = "backtrail";
+/// IFLA_GROUP of a device that is being made: the kernel ignores the alias on creation, and whoever makes the device
+/// may be killed before it can mark it. "back" in ASCII.
+pub(super) const MAKING: u32 = 0x6261_636b;
 
 /// A connection for changes.
 #[derive(Debug)]
@@ -81,8 +83,18 @@ impl Actions {
             vlan = vlan.mtu(mtu);
         }
         let ifindex = self.create(vlan.build(), name, "vlan").await?;
-        let mark = LinkUnspec::new_with_index(ifindex).append_extra_attribute(alias()).build();
-        self.finish(ifindex, mark, name).await
+        self.finish(ifindex, LinkUnspec::new_with_index(ifindex).build(), name).await
+    }
+
+    /// Makes a VRF device, marked as ours and still down; returns its index. With the first one of a namespace the
+    /// kernel makes the l3mdev rules.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`]: EEXIST when the name is taken, EBUSY when another device has the table and
+    /// net.vrf.strict_mode is set, EOPNOTSUPP without VRF.
+    pub async fn create_vrf(&self, name: &str, table: u32) -> Result<u32, KernelError> {
+        let ifindex = self.create(LinkVrf::new(name, table).build(), name, "vrf").await?;
+        self.finish(ifindex, LinkUnspec::new_with_index(ifindex).build(), name).await
     }
 
     /// Makes a device without ARP that takes packets to nowhere, marked as ours and up; returns its index. It is a
@@ -102,28 +114,27 @@ impl Actions {
                 Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => refused = Some(error),
                 created => {
                     let ifindex = created?;
-                    let mark = LinkUnspec::new_with_index(ifindex)
-                        .append_extra_attribute(alias())
-                        .arp(false)
-                        .up()
-                        .build();
-                    return self.finish(ifindex, mark, name).await;
+                    let ready = LinkUnspec::new_with_index(ifindex).arp(false).up().build();
+                    return self.finish(ifindex, ready, name).await;
                 }
             }
         }
         Err(refused.unwrap_or_else(|| absent(format!("create {name}"))))
     }
 
-    async fn create(&self, message: LinkMessage, name: &str, kind: &str) -> Result<u32, KernelError> {
+    async fn create(&self, mut message: LinkMessage, name: &str, kind: &str) -> Result<u32, KernelError> {
+        message.attributes.push(LinkAttribute::Group(MAKING));
         let object = || format!("create {kind} {name}");
         let message = RouteNetlinkMessage::NewLink(message);
         self.client.request(message, NLM_F_CREATE | NLM_F_EXCL, object).await?;
         if_nametoindex(name).map_err(|_| absent(object()))
     }
 
-    /// Marks what was just created (the kernel ignores the alias on creation), or takes it back.
-    async fn finish(&self, ifindex: u32, mark: LinkMessage, name: &str) -> Result<u32, KernelError> {
-        let message = RouteNetlinkMessage::NewLink(mark);
+    /// Marks what was just created, or takes it back.
+    async fn finish(&self, ifindex: u32, mut message: LinkMessage, name: &str) -> Result<u32, KernelError> {
+        message.attributes.push(LinkAttribute::IfAlias(ALIAS.to_owned()));
+        message.attributes.push(LinkAttribute::Group(0));
+        let message = RouteNetlinkMessage::NewLink(message);
         let marked = self.client.request(message, 0, || format!("mark {name}")).await;
         if let Err(error) = marked {
             self.delete_link(ifindex).await?;
@@ -146,10 +157,77 @@ impl Actions {
     /// Sets a device up.
     ///
     /// # Errors
-    /// [`KernelError::Refused`]
+    /// [`KernelError::Refused`]: ENETDOWN when its lower device is down.
     pub async fn set_up(&self, ifindex: u32) -> Result<(), KernelError> {
-        let message = RouteNetlinkMessage::NewLink(LinkUnspec::new_with_index(ifindex).up().build());
-        self.client.request(message, 0, || format!("set link {ifindex} up")).await
+        let up = LinkUnspec::new_with_index(ifindex).up().build();
+        self.set_link(up, || format!("set link {ifindex} up")).await
+    }
+
+    /// Sets a device's MTU, bytes.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`]: EINVAL or ERANGE when the device, or the one below it, cannot have it.
+    pub async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<(), KernelError> {
+        let message = LinkUnspec::new_with_index(ifindex).mtu(mtu).build();
+        self.set_link(message, || format!("set the MTU of link {ifindex} to {mtu} bytes")).await
+    }
+
+    async fn set_link(&self, message: LinkMessage, object: impl Fn() -> String) -> Result<(), KernelError> {
+        self.client.request(RouteNetlinkMessage::NewLink(message), 0, object).await
+    }
+
+    /// Makes a link a member of a VRF device, or of none. The kernel takes it down and up for that, and drops its IPv6
+    /// addresses (but for `keep_addr_on_down`, which does not help link-local ones): with `preserve`, those that no
+    /// router advertisement brings back are put back, whether or not the move succeeds.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`]
+    pub async fn set_controller(
+        &self,
+        ifindex: u32,
+        controller: Option<u32>,
+        preserve: bool,
+    ) -> Result<(), KernelError> {
+        let before = if preserve { self.permanent_addresses(ifindex).await? } else { Vec::new() };
+        let link = LinkUnspec::new_with_index(ifindex);
+        let link = match controller {
+            Some(controller) => link.controller(controller),
+            None => link.nocontroller(),
+        };
+        let object = || match controller {
+            Some(controller) => format!("make link {ifindex} a member of link {controller}"),
+            None => format!("take link {ifindex} out of its VRF device"),
+        };
+        let moved = self.set_link(link.build(), object).await;
+        for message in before {
+            let object = || format!("put back an address of link {ifindex}");
+            let message = RouteNetlinkMessage::NewAddress(message);
+            match self.client.request(message, NLM_F_CREATE | NLM_F_EXCL, object).await {
+                Err(error) if !error.is_present() => return Err(error),
+                _ => {}
+            }
+        }
+        moved
+    }
+
+    /// The addresses of a link that somebody configured, as messages that add them.
+    async fn permanent_addresses(&self, ifindex: u32) -> Result<Vec<AddressMessage>, KernelError> {
+        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let mut messages = Vec::new();
+        for dumped in self.client.dump(all, "dump addresses").await? {
+            let RouteNetlinkMessage::NewAddress(mut message) = dumped else { continue };
+            let flags = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Flags(flags) => Some(*flags),
+                _ => None,
+            });
+            if message.header.index == ifindex && flags.is_some_and(|it| it.contains(AddressFlags::Permanent))
+            {
+                // Lifetimes of a permanent address are endless without being said.
+                message.attributes.retain(|it| !matches!(it, AddressAttribute::CacheInfo(_)));
+                messages.push(message);
+            }
+        }
+        Ok(messages)
     }
 
     /// Adds an address; EEXIST when it is there.
@@ -195,10 +273,6 @@ impl Actions {
         let object = || format!("manage neighbour {addr} on link {ifindex}");
         self.client.request(message, NLM_F_CREATE | NLM_F_REPLACE, object).await
     }
-}
-
-fn alias() -> LinkAttribute {
-    LinkAttribute::IfAlias(ALIAS.to_owned())
 }
 
 fn absent(object: String) -> KernelError {

@@ -12,6 +12,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState as WireState,
 };
 
+use super::actions::{ALIAS, MAKING};
 use crate::model::{Address, Link, Neighbour, NeighbourState};
 
 /// A link without its addresses. `None` for messages about a bridge's port (AF_BRIDGE), which come as link messages.
@@ -38,7 +39,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         alias: None,
         addresses: Vec::new(),
     };
-    let mut peer_elsewhere = false;
+    let (mut peer_elsewhere, mut unmarked) = (false, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -48,9 +49,13 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Link(lower) => link.lower = (*lower != 0).then_some(*lower),
             LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::Group(group) => unmarked = *group == MAKING,
             LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link_info(&mut link, info)),
             _ => {}
         }
+    }
+    if unmarked {
+        link.alias.get_or_insert_with(|| ALIAS.to_owned());
     }
     // IFLA_LINK of a pair's end names the other end, which carries nothing of this one's.
     if peer_elsewhere || matches!(link.kind.as_str(), "veth" | "netkit" | "vxcan") {

@@ -1,5 +1,8 @@
 //! Reads routes and nexthop objects, about a million routes a second. Blocking: call through `spawn_blocking`.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
 use super::KernelError;
 use super::socket::Socket;
 use super::wire::{
@@ -21,16 +24,56 @@ pub struct RouteFilter {
     pub table: Option<u32>,
     /// `rtm_protocol`; `None`: all.
     pub protocol: Option<u8>,
+    /// Index of an interface that a nexthop leaves by; `None`: any.
+    pub interface: Option<u32>,
+}
+
+/// Who has routes in a table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TableUse {
+    /// A route of the protocol that was asked for; the others are not all counted then.
+    pub ours: bool,
+    /// Routes of others, by `rtm_protocol`.
+    pub foreign: BTreeMap<u8, u64>,
+}
+
+/// Who has routes in a table. Reads no further than the first route of protocol `own`.
+///
+/// # Errors
+/// As [`dump_routes`].
+pub fn table_use(table: u32, own: u8) -> Result<TableUse, KernelError> {
+    let mut seen = TableUse::default();
+    let filter = RouteFilter { table: Some(table), ..RouteFilter::default() };
+    visit_routes(filter, &mut |route| {
+        if route.protocol == own {
+            seen.ours = true;
+            return ControlFlow::Break(());
+        }
+        *seen.foreign.entry(route.protocol).or_default() += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(seen)
 }
 
 /// Calls `f` with each route that `filter` lets through. A table that does not exist has no routes.
 ///
 /// Routes that change meanwhile may or may not be seen: listen to notifications from before the dump on. Local,
-/// broadcast, multicast, throw and cached routes are left out.
+/// broadcast, multicast and cached routes are left out.
 ///
 /// # Errors
 /// [`KernelError`]: no socket, or the kernel refused the dump.
 pub fn dump_routes(filter: RouteFilter, f: &mut dyn FnMut(KernelRoute)) -> Result<(), KernelError> {
+    visit_routes(filter, &mut |route| {
+        f(route);
+        ControlFlow::Continue(())
+    })
+}
+
+/// The same until `f` has seen enough.
+fn visit_routes(
+    filter: RouteFilter,
+    f: &mut dyn FnMut(KernelRoute) -> ControlFlow<()>,
+) -> Result<(), KernelError> {
     let socket = Socket::open()?;
     for family in Family::ALL.into_iter().filter(|family| filter.family.is_none_or(|only| only == *family)) {
         let mut request = Encoder::default();
@@ -40,13 +83,17 @@ pub fn dump_routes(filter: RouteFilter, f: &mut dyn FnMut(KernelRoute)) -> Resul
         if let Some(table) = filter.table {
             request.attr_u32(route::RTA_TABLE, table);
         }
+        if let Some(interface) = filter.interface {
+            request.attr_u32(route::RTA_OIF, interface);
+        }
         let dumped = dump(&socket, request, "dump routes", &mut |kind, payload| {
-            if let Some(route) = (kind == RTM_NEWROUTE).then(|| route::decode(payload)).flatten() {
-                f(route);
-            }
+            let route = (kind == RTM_NEWROUTE).then(|| route::decode(payload)).flatten();
+            route.map_or(ControlFlow::Continue(()), &mut *f)
         });
         match dumped {
             Err(error) if filter.table.is_some() && error.is_absent() => {}
+            // The rest of a dump that was left goes with the socket.
+            Ok(Dumped::Left) => break,
             other => drop(other?),
         }
     }
@@ -67,21 +114,33 @@ pub fn dump_nexthops(protocol: Option<u8>) -> Result<Vec<NexthopObject>, KernelE
         let whole = dump(&socket, request, object, &mut |kind, payload| {
             let decoded = (kind == RTM_NEWNEXTHOP).then(|| nexthop::decode(payload)).flatten();
             objects.extend(decoded.filter(|object| protocol.is_none_or(|only| only == object.protocol)));
+            ControlFlow::Continue(())
         })?;
-        if whole {
+        if whole == Dumped::Whole {
             return Ok(objects);
         }
     }
     Err(KernelError::Interrupted { object: object.to_owned(), attempts: ATTEMPTS })
 }
 
-/// Sends a dump request and reads it to its end. Returns false when the kernel says that it is not consistent.
-fn dump(
+/// How a dump ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dumped {
+    /// With all there is.
+    Whole,
+    /// The kernel says that it is not consistent.
+    Torn,
+    /// By the reader, before its end.
+    Left,
+}
+
+/// Sends a dump request and reads it to its end, or until `f` has seen enough.
+pub(super) fn dump(
     socket: &Socket,
     mut request: Encoder,
     object: &str,
-    f: &mut dyn FnMut(u16, &[u8]),
-) -> Result<bool, KernelError> {
+    f: &mut dyn FnMut(u16, &[u8]) -> ControlFlow<()>,
+) -> Result<Dumped, KernelError> {
     let failed = |source| KernelError::Socket { doing: "dump", source };
     request
         .finish()
@@ -94,13 +153,17 @@ fn dump(
             whole &= message.flags & NLM_F_DUMP_INTR == 0;
             match message.kind {
                 NLMSG_DONE | NLMSG_ERROR => match message.verdict() {
-                    (0, _) => return Ok(whole),
+                    (0, _) => return Ok(if whole { Dumped::Whole } else { Dumped::Torn }),
                     (errno, text) => {
                         let (object, text) = (object.to_owned(), text.map(str::to_owned));
                         return Err(KernelError::Refused { object, errno, text });
                     }
                 },
-                kind => f(kind, message.payload),
+                kind => {
+                    if f(kind, message.payload).is_break() {
+                        return Ok(Dumped::Left);
+                    }
+                }
             }
         }
     }

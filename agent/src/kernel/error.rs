@@ -73,9 +73,9 @@ pub enum KernelError {
         /// Cause.
         source: io::Error,
     },
-    /// The record of former sysctl values cannot be read.
-    #[error("{}: not a record of sysctls ({source}); move it away: the sysctls in it then stay as they are now", path.display())]
-    SysctlRecord {
+    /// The record of what was before Backtrail's changes cannot be read.
+    #[error("{}: not a record of changes ({source}); move it away: what is in it then stays as it is now", path.display())]
+    Record {
         /// The record.
         path: PathBuf,
         /// Cause.

@@ -2,8 +2,8 @@
 //!
 //! Three kinds of sockets, for three kinds of work:
 //! - [`programmer`]: a thread with a blocking socket and its own encoder, for routes and nexthop objects by the million;
-//! - [`dump`] and [`lookup`]: blocking readers of routes and nexthop objects, with filters that the kernel applies;
-//! - [`observe`] and [`actions`]: links, addresses, neighbours and rules, a few at a time, over `rtnetlink`.
+//! - [`dump`], [`lookup`] and [`peers`]: blocking readers of routes, nexthop objects and BGP sessions;
+//! - [`observe`], [`actions`] and [`devices`]: links, addresses, neighbours and rules, a few at a time, over `rtnetlink`.
 //!
 //! [`monitor`] turns the kernel's notifications into [`monitor::Notification`]s; [`sysctl`] writes sysctls and
 //! remembers what they were. Nothing here decides anything: what to do is `reconcile`'s.
@@ -11,13 +11,16 @@
 pub mod actions;
 mod client;
 mod convert;
+pub mod devices;
 pub mod dump;
 mod error;
 pub mod lookup;
 pub mod monitor;
 mod nexthop;
 pub mod observe;
+pub mod peers;
 pub mod programmer;
+mod record;
 mod route;
 mod rules;
 mod socket;

@@ -25,6 +25,7 @@ const RTN_UNICAST: u8 = 1;
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RTN_PROHIBIT: u8 = 8;
+const RTN_THROW: u8 = 9;
 
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
@@ -90,6 +91,7 @@ fn header(route: &KernelRoute, family: Family, delete: bool) -> [u8; RTMSG] {
         RouteTarget::Special(Special::Blackhole) => RTN_BLACKHOLE,
         RouteTarget::Special(Special::Unreachable) => RTN_UNREACHABLE,
         RouteTarget::Special(Special::Prohibit) => RTN_PROHIBIT,
+        RouteTarget::Special(Special::Throw) => RTN_THROW,
         RouteTarget::Nexthop(_) | RouteTarget::Inline(_) => RTN_UNICAST,
     };
     let scope = match (delete, route.scope_link) {
@@ -184,7 +186,7 @@ pub(super) fn via(value: &[u8]) -> Option<IpAddr> {
 }
 
 /// A route of a dump or a notification. `None` for what Backtrail neither makes nor competes with: local,
-/// broadcast, multicast, throw and cached routes, and those with a TOS or an IPv6 source prefix.
+/// broadcast, multicast and cached routes, and those with a TOS or an IPv6 source prefix.
 pub(super) fn decode(payload: &[u8]) -> Option<KernelRoute> {
     let [af, dst_len, src_len, tos, table, protocol, scope, kind] = *payload.first_chunk()?;
     let family = Family::ALL.into_iter().find(|family| family.af() == af)?;
@@ -198,6 +200,7 @@ pub(super) fn decode(payload: &[u8]) -> Option<KernelRoute> {
         (RTN_BLACKHOLE, None) => RouteTarget::Special(Special::Blackhole),
         (RTN_UNREACHABLE, _) => RouteTarget::Special(Special::Unreachable),
         (RTN_PROHIBIT, _) => RouteTarget::Special(Special::Prohibit),
+        (RTN_THROW, _) => RouteTarget::Special(Special::Throw),
         _ => return None,
     };
     let any = match family {

@@ -52,6 +52,10 @@ pub(super) fn encode(rule: &Rule) -> RuleMessage {
             attributes.push(RuleAttribute::Table(table));
             WireAction::ToTable
         }
+        RuleAction::L3mdev => {
+            attributes.push(RuleAttribute::L3MDev(true));
+            WireAction::ToTable
+        }
         RuleAction::Goto(priority) => {
             attributes.push(RuleAttribute::Goto(priority));
             WireAction::Goto
@@ -85,6 +89,7 @@ pub(super) fn decode(message: &RuleMessage) -> Option<Rule> {
     };
     let mut table = u32::from(message.header.table);
     let mut target = 0;
+    let mut l3mdev = false;
     let mut foreign = message.header.tos != 0 || message.header.flags.contains(RuleFlags::Invert);
     let prefix = |addr: IpAddr, len| IpNet::new(addr, len).ok().map(|net| net.trunc());
     for attribute in &message.attributes {
@@ -103,11 +108,13 @@ pub(super) fn decode(message: &RuleMessage) -> Option<Rule> {
             }
             RuleAttribute::Table(id) => table = *id,
             RuleAttribute::Goto(priority) => target = *priority,
+            RuleAttribute::L3MDev(on) => l3mdev = *on,
             other => foreign |= selects(other),
         }
     }
     rule.action = match message.header.action {
         action if foreign => RuleAction::Other(action.into()),
+        WireAction::ToTable if l3mdev => RuleAction::L3mdev,
         WireAction::ToTable => RuleAction::Lookup(table),
         WireAction::Goto => RuleAction::Goto(target),
         WireAction::Nop => RuleAction::Nop,
@@ -123,7 +130,6 @@ fn selects(attribute: &RuleAttribute) -> bool {
     match attribute {
         RuleAttribute::SuppressPrefixLen(len) => *len != u32::MAX,
         RuleAttribute::SuppressIfGroup(group) => *group != u32::MAX,
-        RuleAttribute::L3MDev(on) => *on,
         RuleAttribute::TunId(id) => *id != 0,
         RuleAttribute::Other(nla) => match nla.kind() {
             FRA_SPORT_MASK | FRA_DPORT_MASK => {

@@ -1,4 +1,4 @@
-//! A NETLINK_ROUTE socket with what every user of it here wants switched on.
+//! A netlink socket with what every user of it here wants switched on.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -25,8 +25,13 @@ pub(super) struct Socket {
 impl Socket {
     /// Opens a socket in the calling thread's network namespace. It needs no privilege to read.
     pub(super) fn open() -> Result<Self, KernelError> {
+        Self::open_to(NETLINK_ROUTE)
+    }
+
+    /// The same to another of the kernel's parts, NETLINK_*.
+    pub(super) fn open_to(protocol: isize) -> Result<Self, KernelError> {
         let failed = |doing| move |source| KernelError::Socket { doing, source };
-        let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE).map_err(failed("open"))?;
+        let mut inner = netlink_sys::Socket::new(protocol).map_err(failed("open"))?;
         let port = inner.bind_auto().map_err(failed("bind"))?.port_number();
         inner.set_cap_ack(true).map_err(failed("set NETLINK_CAP_ACK"))?;
         inner.set_ext_ack(true).map_err(failed("set NETLINK_EXT_ACK"))?;

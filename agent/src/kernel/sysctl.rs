@@ -1,13 +1,12 @@
 //! Sysctls through /proc/sys, with a record of what they were: whatever is set can be put back.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::KernelError;
+use super::{KernelError, record};
 
 /// Name of the record in the state directory.
 pub const RECORD: &str = "sysctls.json";
@@ -36,7 +35,7 @@ impl Sysctls {
     /// Reads the record in `state_dir`, which must exist.
     ///
     /// # Errors
-    /// [`KernelError::File`], or [`KernelError::SysctlRecord`] when the record is not one.
+    /// [`KernelError::File`], or [`KernelError::Record`] when the record is not one.
     pub fn open(state_dir: &Path) -> Result<Self, KernelError> {
         Self::open_at(Path::new("/proc/sys"), state_dir)
     }
@@ -46,14 +45,7 @@ impl Sysctls {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_at(root: &Path, state_dir: &Path) -> Result<Self, KernelError> {
-        let path = state_dir.join(RECORD);
-        let changed = match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| KernelError::SysctlRecord { path, source })?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(source) => return Err(KernelError::File { path, doing: "read", source }),
-        };
+        let changed = record::read(&state_dir.join(RECORD))?;
         Ok(Self { root: root.to_owned(), state_dir: state_dir.to_owned(), changed })
     }
 
@@ -137,16 +129,7 @@ impl Sysctls {
         })
     }
 
-    /// Writes the record whole: a new file, synced, then renamed over the old one.
     fn save(&self) -> Result<(), KernelError> {
-        let path = self.state_dir.join(RECORD);
-        let new = self.state_dir.join(format!("{RECORD}.new"));
-        let bytes = serde_json::to_vec_pretty(&self.changed)
-            .map_err(|source| KernelError::SysctlRecord { path: path.clone(), source })?;
-        let written = File::create(&new)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&new, &path))
-            .and_then(|()| File::open(&self.state_dir)?.sync_all());
-        written.map_err(|source| KernelError::File { path, doing: "write the record of sysctls", source })
+        record::write(&self.state_dir.join(RECORD), &self.changed)
     }
 }

@@ -4,6 +4,8 @@
 //! import takes which FPM table, static routes of VRF tables, policy rules. It runs when the intent or the links
 //! change. A learned route then costs one [`ImportPlan::accepts`] for each import of its table: O(1).
 
+mod devices;
+mod facts;
 mod rules;
 mod statics;
 pub mod steering;
@@ -16,9 +18,9 @@ use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use crate::intent::types::{
-    Allowed, AutoProtect, DefaultRoute, Import, Intent, ObjectRef, PrefixMatch, Vlan, VrfMode,
-};
+pub use self::facts::NodeFacts;
+use crate::intent::types::{Allowed, AutoProtect, DefaultRoute, Import, Intent, ObjectRef, PrefixMatch, Vrf};
+use crate::model::devices::Devices;
 use crate::model::{Family, KernelRoute, Link, Resilience, RouteKey, Rule, TABLE_MAIN};
 use crate::rib::{HopSet, canonical};
 use crate::status::reason;
@@ -45,6 +47,8 @@ pub struct PlanInput<'a> {
     pub links: &'a Links,
     /// Tables that FRR writes itself, as its routes say.
     pub zebra_tables: &'a BTreeSet<u32>,
+    /// What else the node knows.
+    pub facts: &'a NodeFacts,
 }
 
 /// Everything desired that does not depend on single learned routes.
@@ -58,8 +62,12 @@ pub struct Plan {
     pub static_routes: BTreeMap<RouteKey, StaticRoute>,
     /// All policy rules.
     pub rules: BTreeSet<Rule>,
-    /// VLAN devices to make, addresses to add.
-    pub devices: Vec<DevicePlan>,
+    /// Devices to make, members, addresses to add. The sink is steering's.
+    pub devices: Devices,
+    /// Sysctls that VRFs need, as paths below `/proc/sys`, and their values.
+    pub sysctls: BTreeMap<String, String>,
+    /// Tables that others use: nothing is written there.
+    occupied: BTreeMap<u32, String>,
     /// What could not be planned, and why.
     pub problems: Vec<Problem>,
     protected: Protected,
@@ -76,17 +84,6 @@ pub struct StaticRoute {
     pub owner: ObjectRef,
     /// Why it is there: a reason of routes.
     pub purpose: &'static str,
-}
-
-/// A VLAN device that should exist.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DevicePlan {
-    /// Name.
-    pub name: String,
-    /// Present where Backtrail makes the device.
-    pub vlan: Option<Vlan>,
-    /// Addresses to add.
-    pub addresses: Vec<IpNet>,
 }
 
 /// Something in the intent that cannot be done as things are.
@@ -166,35 +163,43 @@ impl Plan {
     /// Compiles the plan.
     #[must_use]
     pub fn compile(input: PlanInput<'_>) -> Self {
-        let PlanInput { intent, links, .. } = input;
+        let PlanInput { intent, links, facts, .. } = input;
         let mut plan = Self {
             max_routes_per_node: intent.config.max_routes_per_node,
-            protected: Protected::new(intent, links),
+            protected: Protected::new(intent, links, facts),
+            occupied: facts.occupied.clone(),
             ..Self::default()
         };
         for import in &intent.imports {
             plan.add_import(import, input);
         }
-        statics::compile(&mut plan, intent, links);
-        rules::compile(&mut plan, intent);
+        plan.report_occupied(intent);
+        devices::compile(&mut plan, intent, links, facts);
+        statics::compile(&mut plan, intent, links, facts);
+        rules::compile(&mut plan, intent, facts);
         plan.problems.sort();
         plan.problems.dedup();
         plan
     }
 
     fn add_import(&mut self, import: &Import, input: PlanInput<'_>) {
-        let PlanInput { intent, links, zebra_tables } = input;
+        let PlanInput { links, zebra_tables, .. } = input;
         let interfaces = (!import.from_interfaces.is_empty()).then(|| {
             let matches =
                 |link: &&Link| import.from_interfaces.iter().any(|name| matches_name(name, &link.name));
             links.values().filter(matches).map(|link| link.ifindex).collect()
         });
         let owned_by_zebra = import.program && zebra_tables.contains(&import.into.table);
-        let blocked = if owned_by_zebra { Some(reason::TABLE_OWNED_BY_ZEBRA) } else { None };
-        if let (Some(reason), Some(owner)) = (blocked, import.owners.first()) {
+        let occupied = import.program && self.occupied.contains_key(&import.into.table);
+        let blocked = match (owned_by_zebra, occupied) {
+            (true, _) => Some(reason::TABLE_OWNED_BY_ZEBRA),
+            (false, true) => Some(reason::TABLE_OCCUPIED),
+            (false, false) => None,
+        };
+        if let (true, Some(owner)) = (owned_by_zebra, import.owners.first()) {
             self.problems.push(Problem {
                 object: owner.clone(),
-                reason,
+                reason: reason::TABLE_OWNED_BY_ZEBRA,
                 message: format!(
                     "FRR writes table {0} itself (its routes carry that table): set `action: Observe`, or import into \
                      another table, or start zebra with `-R` and import from that table",
@@ -202,8 +207,6 @@ impl Plan {
                 ),
             });
         }
-        let table_only =
-            intent.vrfs.iter().any(|vrf| vrf.table == import.into.table && vrf.mode == VrfMode::TableOnly);
         let Ok(index) = u16::try_from(self.imports.len()) else { return };
         self.by_source.entry(import.from_table).or_default().push(index);
         for metric in BTreeSet::from([import.metric, METRIC_BACKUP]) {
@@ -211,12 +214,36 @@ impl Plan {
         }
         self.imports.push(ImportPlan {
             interfaces,
-            onlink: table_only || import.into.table != TABLE_MAIN,
+            onlink: import.into.table != TABLE_MAIN,
             inline_default: import.into.table == TABLE_MAIN,
             blocked,
             diverted: import.program && !forwards_by_itself(import.from_table, links),
             import: import.clone(),
         });
+    }
+
+    /// The VRFs whose tables are free for them.
+    fn vrfs_in_force<'i>(&self, intent: &'i Intent) -> Vec<&'i Vrf> {
+        intent.vrfs.iter().filter(|vrf| !self.occupied.contains_key(&vrf.table)).collect()
+    }
+
+    /// Names everybody who asks for a table that others use.
+    fn report_occupied(&mut self, intent: &Intent) {
+        let vrfs = intent.vrfs.iter().map(|vrf| (vrf.table, &vrf.owners));
+        let imports = intent.imports.iter().filter(|import| import.program);
+        let imports = imports.map(|import| (import.into.table, &import.owners));
+        let policies = intent.rules.iter().map(|rule| (rule.table, &rule.owners));
+        for (table, owners) in vrfs.chain(imports).chain(policies) {
+            let (Some(held), Some(owner)) = (self.occupied.get(&table), owners.first()) else { continue };
+            self.problems.push(Problem {
+                object: owner.clone(),
+                reason: reason::TABLE_OCCUPIED,
+                message: format!(
+                    "table {table} holds routes of others ({held}): remove them (`ip route show table {table}`), or use \
+                     another table; nothing is written there"
+                ),
+            });
+        }
     }
 
     /// Whether both plans judge learned routes alike, so that only fixed routes and rules may differ.
@@ -363,10 +390,13 @@ impl PrefixMatch {
 }
 
 impl Protected {
-    fn new(intent: &Intent, links: &Links) -> Self {
+    fn new(intent: &Intent, links: &Links, facts: &NodeFacts) -> Self {
         let mut protected = Self::default();
         for prefix in &intent.config.protected_prefixes {
             protected.add(*prefix);
+        }
+        for prefix in intent.config.auto_protect.iter().flat_map(|kind| facts.protected(*kind)) {
+            protected.add(prefix);
         }
         if intent.config.auto_protect.contains(&AutoProtect::NodeAddresses) {
             for address in links.values().flat_map(|link| &link.addresses) {
@@ -433,7 +463,7 @@ pub fn is_glob(pattern: &str) -> bool {
 #[must_use]
 pub fn interface_tables(intent: &Intent, links: &Links) -> BTreeMap<u32, u32> {
     let attached = |link: &Link| {
-        let lists = |vrf: &&crate::intent::types::Vrf| vrf.interfaces.iter().any(|i| i.name == link.name);
+        let lists = |vrf: &&Vrf| vrf.interfaces.iter().any(|i| i.name == link.name);
         intent.vrfs.iter().find(lists).map(|vrf| vrf.table)
     };
     let device = |link: &Link| link.master.and_then(|master| links.get(&master)?.vrf_table);

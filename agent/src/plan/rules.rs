@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Plan, Problem};
+use super::{NodeFacts, Plan, Problem};
 use crate::intent::types::{Band, Config, Intent, PolicyProtocol, PolicyRule, VrfMode};
 use crate::model::{Family, Rule, RuleAction, TABLE_MAIN};
 
@@ -45,14 +45,18 @@ impl Bands {
     }
 }
 
-pub(super) fn compile(plan: &mut Plan, intent: &Intent) {
+pub(super) fn compile(plan: &mut Plan, intent: &Intent, facts: &NodeFacts) {
     let bands = Bands::of(&intent.config);
-    for vrf in intent.vrfs.iter().filter(|vrf| vrf.mode == VrfMode::TableOnly) {
-        for prefix in &vrf.exceptions {
+    for vrf in plan.vrfs_in_force(intent) {
+        for prefix in facts.exceptions(vrf) {
             let mut rule =
-                blank(&intent.config, Family::of(prefix), bands.exceptions, RuleAction::Lookup(TABLE_MAIN));
-            rule.destination = Some(*prefix);
+                blank(&intent.config, Family::of(&prefix), bands.exceptions, RuleAction::Lookup(TABLE_MAIN));
+            rule.destination = Some(prefix);
             plan.rules.insert(rule);
+        }
+        if vrf.mode != VrfMode::TableOnly {
+            // The kernel's l3mdev rule leads the members of a VRF device to its table.
+            continue;
         }
         for interface in &vrf.interfaces {
             for family in Family::ALL {
@@ -104,7 +108,8 @@ impl Item<'_> {
 }
 
 fn policies(plan: &mut Plan, intent: &Intent, band: Band, (first, last): (u32, u32)) {
-    let of_band = intent.rules.iter().filter(|rule| rule.band == band);
+    let in_force = |rule: &&PolicyRule| rule.band == band && !plan.occupied.contains_key(&rule.table);
+    let of_band = intent.rules.iter().filter(in_force);
     let mut items: Vec<Item<'_>> = of_band.flat_map(|rule| multiply(&intent.config, rule)).collect();
     items.sort_by(|a, b| {
         let key = |item: &Item<'_>| {

@@ -1,51 +1,48 @@
 //! Routes that follow from manifests and links alone: connected copies, gateways of last resort, isolation.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{
-    DevicePlan, Links, METRIC_LAST_RESORT, METRIC_STRICT, Plan, Problem, StaticRoute, default_prefix,
-};
+use super::{Links, METRIC_LAST_RESORT, METRIC_STRICT, NodeFacts, Plan, StaticRoute, default_prefix};
 use crate::intent::types::{Config, Intent, ObjectRef, Vrf, VrfMode};
 use crate::model::{Address, Family, Hop, KernelRoute, Link, RouteKey, RouteTarget, Special};
 use crate::status::reason;
 
 /// Metric of a connected IPv6 route (`IP6_RT_PRIO_ADDRCONF`, include/net/ip6_route.h).
 const METRIC_CONNECTED6: u32 = 256;
+/// Metric of what ends a lookup for the cluster's own destinations: before anything that is learned.
+const METRIC_EXCEPTION: u32 = 1;
 
-pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links) {
-    for vrf in intent.vrfs.iter().filter(|vrf| vrf.mode == VrfMode::TableOnly) {
+pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links, facts: &NodeFacts) {
+    let by_name: BTreeMap<&str, &Link> = links.values().map(|link| (link.name.as_str(), link)).collect();
+    for vrf in plan.vrfs_in_force(intent) {
         let Some(owner) = vrf.owners.first() else { continue };
         let mut add = |route: KernelRoute, owner: &ObjectRef, purpose| {
             let entry = StaticRoute { route, owner: owner.clone(), purpose };
             plan.static_routes.entry(entry.route.key).or_insert(entry);
         };
         for interface in &vrf.interfaces {
+            let Some(link) = by_name.get(interface.name.as_str()) else { continue };
             let owner = interface.owners.first().unwrap_or(owner);
-            plan.devices.push(DevicePlan {
-                name: interface.name.clone(),
-                vlan: interface.vlan.clone(),
-                addresses: interface.addresses.clone(),
-            });
-            match links.values().find(|link| link.name == interface.name) {
-                Some(link) => {
-                    for route in connected(&intent.config, vrf.table, link) {
-                        add(route, owner, reason::CONNECTED_ROUTE);
-                    }
-                }
-                None => plan.problems.push(Problem {
-                    object: owner.clone(),
-                    reason: reason::INTERFACE_NOT_FOUND,
-                    message: not_found(
-                        &interface.name,
-                        interface.vlan.as_ref().map(|vlan| vlan.parent.as_str()),
-                    ),
-                }),
+            // For the members of a VRF device the kernel itself makes connected routes.
+            let (routes, purpose) = if vrf.mode == VrfMode::TableOnly {
+                (connected(&intent.config, vrf.table, link), reason::CONNECTED_ROUTE)
+            } else {
+                (moved(&intent.config, vrf, link, links, facts), reason::MOVED_ROUTE)
+            };
+            for route in routes {
+                add(route, owner, purpose);
             }
         }
-        for route in last_resort(&intent.config, vrf, links) {
+        for route in last_resort(&intent.config, vrf, &by_name) {
             add(route, owner, reason::LAST_RESORT);
+        }
+        if vrf.mode != VrfMode::TableOnly {
+            for prefix in facts.exceptions(vrf) {
+                add(exception(&intent.config, vrf.table, prefix), owner, reason::CLUSTER_EXCEPTION);
+            }
         }
         if vrf.strict {
             for family in Family::ALL {
@@ -55,11 +52,27 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links) {
     }
 }
 
-fn not_found(name: &str, parent: Option<&str>) -> String {
-    parent.map_or_else(
-        || format!("interface {name} does not exist on this node (yet): it is used as soon as it appears"),
-        |parent| format!("VLAN interface {name} could not be made (yet): does its parent {parent} exist?"),
-    )
+/// The routes that main had by a link before it became a member of the VRF device.
+fn moved(config: &Config, vrf: &Vrf, link: &Link, links: &Links, facts: &NodeFacts) -> Vec<KernelRoute> {
+    let master = link.master.and_then(|master| links.get(&master));
+    let joined = master.is_some_and(|master| master.vrf_table == Some(vrf.table));
+    let routes = facts.moved.get(&link.ifindex).filter(|_| joined && link.usable());
+    let here = |route: &KernelRoute| {
+        let mut target = route.target.clone();
+        if let RouteTarget::Inline(hops) = &mut target {
+            // The address that leads to the gateway may not be usable yet.
+            hops.iter_mut().for_each(|(hop, _)| hop.onlink = hop.gateway.is_some());
+        }
+        let key = RouteKey { table: vrf.table, ..route.key };
+        KernelRoute { key, target, protocol: config.route_protocol, ..route.clone() }
+    };
+    routes.into_iter().flatten().map(here).collect()
+}
+
+/// Ends the lookup in the table of a VRF device for a destination within the cluster: the rules after l3mdev's decide,
+/// of which the exception's leads to main.
+fn exception(config: &Config, table: u32, prefix: IpNet) -> KernelRoute {
+    route(config, table, prefix, METRIC_EXCEPTION, RouteTarget::Special(Special::Throw))
 }
 
 fn route(config: &Config, table: u32, prefix: IpNet, metric: u32, target: RouteTarget) -> KernelRoute {
@@ -119,7 +132,7 @@ fn is_link_local(addr: &IpAddr) -> bool {
     matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-fn last_resort(config: &Config, vrf: &Vrf, links: &Links) -> Vec<KernelRoute> {
+fn last_resort(config: &Config, vrf: &Vrf, links: &BTreeMap<&str, &Link>) -> Vec<KernelRoute> {
     let mut routes = Vec::new();
     for family in Family::ALL {
         let mut hops: Vec<(Hop, u16)> = vrf
@@ -127,7 +140,7 @@ fn last_resort(config: &Config, vrf: &Vrf, links: &Links) -> Vec<KernelRoute> {
             .iter()
             .filter(|gateway| Family::of_addr(&gateway.address) == family)
             .filter_map(|gateway| {
-                let link = links.values().find(|link| link.name == gateway.interface && link.usable())?;
+                let link = links.get(gateway.interface.as_str()).filter(|link| link.usable())?;
                 let hop = Hop { gateway: Some(gateway.address), ifindex: link.ifindex, onlink: true, family };
                 Some((hop, gateway.weight))
             })

@@ -21,8 +21,7 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
-/// Name of the device that takes the packets which no working route takes to an interface with a program.
-pub const SINK_NAME: &str = "backtrail0";
+pub use crate::model::devices::SINK_NAME;
 
 /// Interfaces with programs at most: each has a slot of counters (`backtrail_ebpf_common::maps::SLOTS`).
 pub const MAX_INTERFACES: usize = 250;

@@ -83,8 +83,16 @@ fn policy(name: &str, destination: &str) -> PolicyRule {
 }
 
 fn compile(intent: &Intent, links: Vec<Link>) -> Plan {
-    let links = links.into_iter().map(|link| (link.ifindex, link)).collect();
-    Plan::compile(PlanInput { intent, links: &links, zebra_tables: &BTreeSet::new() })
+    let links = by_index(links);
+    compile_with(intent, &links, &NodeFacts::default())
+}
+
+fn by_index(links: impl IntoIterator<Item = Link>) -> Links {
+    links.into_iter().map(|link| (link.ifindex, link)).collect()
+}
+
+fn compile_with(intent: &Intent, links: &Links, facts: &NodeFacts) -> Plan {
+    Plan::compile(PlanInput { intent, links, zebra_tables: &BTreeSet::new(), facts })
 }
 
 fn route_to<'a>(plan: &'a Plan, prefix: &str, metric: u32) -> Option<&'a StaticRoute> {
@@ -236,4 +244,229 @@ fn weights_stay_in_proportion() {
     let mut hops: HopSet = [(hop(1), 1000), (hop(2), 500), (hop(3), 1)].into_iter().collect();
     scale_weights(&mut hops);
     assert_eq!(hops.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [256, 128, 1]);
+}
+
+fn owned(link: Link) -> Link {
+    Link { alias: Some("backtrail".to_owned()), ..link }
+}
+
+fn vrf_device(ifindex: u32, name: &str, table: u32) -> Link {
+    Link { kind: "vrf".to_owned(), vrf_table: Some(table), ..link(ifindex, name, &[]) }
+}
+
+fn created(interfaces: &[&str]) -> Intent {
+    Intent { vrfs: vec![Vrf { mode: VrfMode::Create, ..vrf(interfaces) }], ..Intent::default() }
+}
+
+fn reasons(plan: &Plan) -> Vec<&'static str> {
+    plan.problems.iter().map(|problem| problem.reason).collect()
+}
+
+#[test]
+fn a_vrf_device_has_members_and_an_end_but_neither_rules_nor_copies() {
+    let plan = compile(&created(&["e1"]), vec![link(2, "e1", &["10.0.1.1/24"])]);
+    assert_eq!(plan.devices.vrfs, [("red".to_owned(), 10001)].into());
+    let member = &plan.devices.interfaces["e1"];
+    assert_eq!(member.vrf.as_ref().map(|vrf| (vrf.name.as_str(), vrf.table)), Some(("red", 10001)));
+    assert!(plan.rules.is_empty() && plan.problems.is_empty());
+    assert_eq!(plan.static_routes.len(), 2, "the ends of both families");
+    assert_eq!(plan.sysctls["net/ipv6/conf/e1/keep_addr_on_down"], "1");
+    assert!(
+        !plan.sysctls.contains_key("net/ipv4/tcp_l3mdev_accept"),
+        "nothing is opened before the device is there"
+    );
+}
+
+#[test]
+fn a_device_of_another_kind_or_table_is_named_and_nothing_is_moved() {
+    let e1 = || link(2, "e1", &[]);
+    let adopt = |device: Option<Link>| {
+        let intent = Intent { vrfs: vec![Vrf { mode: VrfMode::Adopt, ..vrf(&["e1"]) }], ..Intent::default() };
+        compile(&intent, [Some(e1()), device].into_iter().flatten().collect())
+    };
+    for (plan, reason, words) in [
+        (adopt(None), reason::INTERFACE_NOT_FOUND, "red does not exist"),
+        (
+            adopt(Some(vrf_device(3, "red", 5))),
+            reason::VRF_TABLE_MISMATCH,
+            "has table 5, and VRF red is to have 10001",
+        ),
+        (
+            compile(&created(&["e1"]), vec![e1(), vrf_device(3, "red", 5)]),
+            reason::VRF_TABLE_MISMATCH,
+            "table 5",
+        ),
+        (
+            compile(&created(&["e1"]), vec![e1(), vrf_device(3, "blue", 10001)]),
+            reason::TABLE_REUSED,
+            "device blue",
+        ),
+        (
+            compile(&created(&["e1"]), vec![e1(), link(3, "red", &[])]),
+            reason::DEVICE_MISMATCH,
+            "kind physical",
+        ),
+    ] {
+        assert_eq!(reasons(&plan), [reason]);
+        assert!(plan.problems[0].message.contains(words), "{}", plan.problems[0].message);
+        assert!(plan.devices.interfaces.is_empty() && plan.devices.vrfs.is_empty());
+    }
+    let ours = compile(&created(&["e1"]), vec![e1(), owned(vrf_device(3, "red", 5))]);
+    assert!(ours.problems.is_empty(), "a device of ours with an old table is made anew");
+    assert!(adopt(Some(vrf_device(3, "red", 10001))).problems.is_empty());
+}
+
+#[test]
+fn a_member_of_somebody_elses_device_is_not_taken_from_it() {
+    let bond = Link { kind: "bond".to_owned(), ..link(3, "bond0", &[]) };
+    let port = Link { master: Some(3), ..link(2, "e1", &[]) };
+    let plan = compile(&created(&["e1"]), vec![bond, port.clone()]);
+    assert_eq!(reasons(&plan), [reason::INTERFACE_HAS_CONTROLLER]);
+    assert!(plan.problems[0].message.contains("bond0 (bond)"));
+    assert!(plan.devices.interfaces.is_empty());
+    let ours = compile(&created(&["e1"]), vec![owned(vrf_device(3, "blue", 10002)), port]);
+    assert!(ours.problems.is_empty(), "between our own devices interfaces move");
+}
+
+#[test]
+fn a_foreign_vlan_of_another_id_is_not_taken_for_ours() {
+    let mut intent = created(&["e1.7"]);
+    let vlan = |id| Some(Vlan { parent: "e1".to_owned(), id, mtu: None });
+    intent.vrfs[0].interfaces[0].vlan = vlan(8);
+    let seven = Link { kind: "vlan".to_owned(), vlan: Some(7), lower: Some(2), ..link(3, "e1.7", &[]) };
+    let plan = compile(&intent, vec![link(2, "e1", &[]), seven.clone()]);
+    assert_eq!(reasons(&plan), [reason::DEVICE_MISMATCH]);
+    assert!(plan.problems[0].message.contains("is VLAN 7 on e1"), "{}", plan.problems[0].message);
+    intent.vrfs[0].interfaces[0].vlan = vlan(7);
+    assert!(compile(&intent, vec![link(2, "e1", &[]), seven]).problems.is_empty());
+}
+
+#[test]
+fn reverse_path_filters_look_where_the_kernel_looks() {
+    let facts = |tables: &[u32]| NodeFacts {
+        defaults: tables.iter().map(|table| (*table, Family::Ipv4)).collect(),
+        ..NodeFacts::default()
+    };
+    let key = "net/ipv4/conf/e1/rp_filter";
+    let filter = |intent: &Intent, facts: &NodeFacts| {
+        let links = [link(2, "e1", &[]), vrf_device(3, "red", 10001)];
+        let plan = compile_with(intent, &by_index(links), facts);
+        plan.sysctls.get(key).cloned()
+    };
+    let table_only = Intent { vrfs: vec![vrf(&["e1"])], ..Intent::default() };
+    let device = created(&["e1"]);
+    assert_eq!(filter(&table_only, &facts(&[TABLE_MAIN])).as_deref(), Some("2"));
+    assert_eq!(filter(&table_only, &facts(&[10001])).as_deref(), Some("0"), "iif rules do not count");
+    assert_eq!(filter(&device, &facts(&[10001])).as_deref(), Some("2"));
+    assert_eq!(filter(&device, &facts(&[TABLE_MAIN])).as_deref(), Some("0"));
+    for (wanted, value) in
+        [(RpFilter::Strict, Some("1")), (RpFilter::Loose, Some("2")), (RpFilter::Unmanaged, None)]
+    {
+        let mut intent = created(&["e1"]);
+        intent.vrfs[0].rp_filter = wanted;
+        assert_eq!(filter(&intent, &facts(&[])).as_deref(), value);
+    }
+}
+
+#[test]
+fn a_vrf_device_accepts_for_unbound_services_and_forwards_where_the_node_does() {
+    let facts = NodeFacts { forwarding: [Family::Ipv4].into(), ..NodeFacts::default() };
+    let links = [link(2, "e1", &[]), vrf_device(3, "red", 10001)];
+    let plan = compile_with(&created(&["e1"]), &by_index(links), &facts);
+    for key in ["tcp_l3mdev_accept", "udp_l3mdev_accept", "conf/red/forwarding", "conf/e1/forwarding"] {
+        assert_eq!(plan.sysctls.get(&format!("net/ipv4/{key}")).map(String::as_str), Some("1"), "{key}");
+    }
+    assert!(!plan.sysctls.contains_key("net/ipv6/conf/red/forwarding"));
+}
+
+#[test]
+fn routes_that_main_lost_by_a_member_are_in_its_vrf() {
+    let mut route = statics_route("0.0.0.0/0", 100);
+    route.protocol = 16;
+    let facts = NodeFacts { moved: [(2, vec![route])].into(), ..NodeFacts::default() };
+    let compile = |master| {
+        let links = [Link { master, ..link(2, "e1", &["10.0.1.1/24"]) }, owned(vrf_device(3, "red", 10001))];
+        compile_with(&created(&["e1"]), &by_index(links), &facts)
+    };
+    assert!(route_to(&compile(None), "0.0.0.0/0", 100).is_none(), "not before it is a member");
+    let plan = compile(Some(3));
+    let moved = route_to(&plan, "0.0.0.0/0", 100).unwrap();
+    assert_eq!((moved.purpose, moved.route.protocol), (reason::MOVED_ROUTE, 201));
+}
+
+fn statics_route(prefix: &str, metric: u32) -> KernelRoute {
+    let hop = crate::model::Hop {
+        gateway: Some(IpAddr::from([10, 0, 1, 254])),
+        ifindex: 2,
+        onlink: false,
+        family: Family::Ipv4,
+    };
+    KernelRoute {
+        key: RouteKey { table: TABLE_MAIN, prefix: net(prefix), metric },
+        target: RouteTarget::Inline(vec![(hop, 1)]),
+        preferred_source: None,
+        mtu: None,
+        protocol: 4,
+        scope_link: false,
+    }
+}
+
+#[test]
+fn what_the_node_knows_is_excepted_protected_and_only_where_it_is_asked_for() {
+    let facts = NodeFacts {
+        pod_cidrs: [net("10.244.0.0/16")].into(),
+        service_cidrs: [net("10.96.0.0/12")].into(),
+        node_cidrs: [net("172.18.0.0/16")].into(),
+        api_servers: [IpAddr::from([172, 18, 0, 9])].into(),
+        bgp_peers: ["192.0.2.1".parse().unwrap(), "fe80::1".parse().unwrap()].into(),
+        ..NodeFacts::default()
+    };
+    let compile = |intent: &Intent| compile_with(intent, &Links::new(), &facts);
+    let mut intent = created(&[]);
+    let exceptions = |plan: &Plan| {
+        let lead: Vec<String> = plan
+            .rules
+            .iter()
+            .filter(|r| r.priority == 1100)
+            .filter_map(|r| Some(r.destination?.to_string()))
+            .collect();
+        let thrown: Vec<String> = plan
+            .static_routes
+            .values()
+            .filter(|route| route.route.target == RouteTarget::Special(Special::Throw))
+            .map(|route| route.route.key.prefix.to_string())
+            .collect();
+        (lead, thrown)
+    };
+    let all = ["10.96.0.0/12", "10.244.0.0/16", "172.18.0.0/16"].map(str::to_owned).to_vec();
+    let plan = compile(&intent);
+    let (mut lead, thrown) = exceptions(&plan);
+    lead.sort_by_key(|prefix| net(prefix));
+    assert_eq!((lead, thrown), (all.clone(), all), "the VRF's table lets go, the rule leads to main");
+    intent.vrfs[0].auto_exceptions = false;
+    assert_eq!(exceptions(&compile(&intent)), (Vec::new(), Vec::new()));
+
+    for (kind, inside, outside) in [
+        (AutoProtect::PodCIDRs, "10.244.3.0/24", "10.96.0.1/32"),
+        (AutoProtect::ServiceCIDRs, "10.96.0.1/32", "10.244.3.0/24"),
+        (AutoProtect::APIServer, "172.18.0.9/32", "172.18.0.0/24"),
+        (AutoProtect::BGPPeers, "192.0.2.1/32", "192.0.2.0/24"),
+    ] {
+        intent.config.auto_protect = [kind].into();
+        let plan = compile(&intent);
+        assert!(plan.is_protected(&net(inside)) && !plan.is_protected(&net(outside)), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_table_that_others_use_is_left_alone_by_everybody_who_asks_for_it() {
+    let facts =
+        NodeFacts { occupied: [(10001, "3 of protocol 186".to_owned())].into(), ..NodeFacts::default() };
+    let intent = Intent { rules: vec![policy("p", "10.0.0.0/8")], ..created(&["e1"]) };
+    let links: Links = [(2, link(2, "e1", &[]))].into();
+    let plan = compile_with(&intent, &links, &facts);
+    assert_eq!(reasons(&plan), [reason::TABLE_OCCUPIED; 2]);
+    assert!(plan.problems[0].message.contains("3 of protocol 186"));
+    assert!(plan.rules.is_empty() && plan.static_routes.is_empty() && plan.devices == Devices::default());
+    assert!(!compile_with(&intent, &links, &NodeFacts::default()).rules.is_empty());
 }

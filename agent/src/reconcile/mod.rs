@@ -7,6 +7,7 @@
 
 mod audit;
 mod bodies;
+mod devices;
 mod evaluate;
 mod failover;
 mod feedback;
@@ -29,11 +30,12 @@ use zebra_fpm::session::Feed;
 
 pub use self::audit::Audit;
 use self::bodies::{Bodies, BodySlot};
+pub use self::devices::device_ops;
 use self::evaluate::Outcome;
 use self::feedback::Answers;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
-pub use self::rules::{RuleChanges, diff_rules};
+pub use self::rules::{RuleChanges, diff_rules, held_back};
 use crate::intent::types::Config;
 use crate::model::RouteKey;
 use crate::model::ops::{Batch, RouteOp};

@@ -36,3 +36,12 @@ pub fn diff_rules(desired: &BTreeSet<Rule>, observed: &[Rule], protocol: u8) -> 
     changes.add = desired.iter().filter(|rule| !seen.contains(rule)).cloned().collect();
     changes
 }
+
+/// Holds back what may not be added while foreign rules stand in the band: between them and ours nobody could say what
+/// a packet meets. What was in force stays, and is mended. Returns what is held back.
+pub fn held_back(changes: &mut RuleChanges, in_force: &BTreeSet<Rule>, foreign: &[Rule]) -> Vec<Rule> {
+    let mixed = |rule: &Rule| foreign.iter().any(|other| other.family == rule.family);
+    let (held, add) = changes.add.drain(..).partition(|rule| mixed(rule) && !in_force.contains(rule));
+    changes.add = add;
+    held
+}

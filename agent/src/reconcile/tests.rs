@@ -1,6 +1,7 @@
 //! The engine against a kernel made of maps.
 
 mod convergence;
+mod devices;
 mod failover;
 mod fake;
 mod feedback;
@@ -20,7 +21,7 @@ use self::fake::Kernel;
 use super::{Engine, RouteView};
 use crate::intent::types::*;
 use crate::model::{Link, NeighbourState, RouteTarget, Special};
-use crate::plan::{Links, Plan, PlanInput};
+use crate::plan::{Links, NodeFacts, Plan, PlanInput};
 use crate::status::reason;
 use crate::status::rows::RouteState;
 
@@ -142,7 +143,13 @@ impl Bench {
 
     fn replan(&mut self) {
         let zebra_tables = self.engine.rib().tables().keys().copied().collect();
-        let input = PlanInput { intent: &self.intent, links: &self.links, zebra_tables: &zebra_tables };
+        let facts = NodeFacts::default();
+        let input = PlanInput {
+            intent: &self.intent,
+            links: &self.links,
+            zebra_tables: &zebra_tables,
+            facts: &facts,
+        };
         self.engine.set_plan(Plan::compile(input), self.now);
         let usable = self.links.values().filter(|l| l.usable()).map(|l| l.ifindex).collect();
         self.engine.set_usable_links(usable, self.now);
@@ -598,7 +605,12 @@ fn a_preview_names_what_another_intent_would_change() {
     two_paths(&mut bench);
     let tables = BTreeSet::new();
     let preview = |bench: &Bench, intent: &Intent| {
-        let plan = Plan::compile(PlanInput { intent, links: &bench.links, zebra_tables: &tables });
+        let plan = Plan::compile(PlanInput {
+            intent,
+            links: &bench.links,
+            zebra_tables: &tables,
+            facts: &NodeFacts::default(),
+        });
         bench.engine.preview(&plan, |_| None)
     };
     assert!(preview(&bench, &bench.intent).is_empty());

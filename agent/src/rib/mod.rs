@@ -377,7 +377,8 @@ impl Rib {
         match learned.target {
             LearnedTarget::Special(Special::Blackhole) => special(RouteKind::Blackhole),
             LearnedTarget::Special(Special::Unreachable) => special(RouteKind::Unreachable),
-            LearnedTarget::Special(Special::Prohibit) => special(RouteKind::Prohibit),
+            // FRR announces none that only ends the lookup in one table.
+            LearnedTarget::Special(Special::Prohibit | Special::Throw) => special(RouteKind::Prohibit),
             LearnedTarget::Nexthop(id) => Route::by_nexthop(key, protocol, NexthopId(id)),
             LearnedTarget::Detail(slot) => {
                 let route = special(RouteKind::Unicast);

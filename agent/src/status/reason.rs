@@ -119,6 +119,10 @@ words! {
     BAND_FULL = "BandFull", "More rules overlap than the band has priorities.";
     TABLE_OUTSIDE_OWNERSHIP = "TableOutsideOwnership", "The table is not in the range of `DataplaneConfig`.";
     TABLE_OWNED_BY_ZEBRA = "TableOwnedByZebra", "zebra writes that table itself: only `Observe` is possible.";
+    TABLE_OCCUPIED = "TableOccupied", "The table holds routes of others: nothing is written there until it is free.";
+    BAND_OCCUPIED = "BandOccupied", "Foreign rules stand in the rule band: no rule is added until they are gone.";
+    DEVICE_MISMATCH = "DeviceMismatch", "A device of that name is something else; the message says what.";
+    INTERFACE_HAS_CONTROLLER = "InterfaceHasController", "The interface is a member of a device that somebody else made: a bond, a bridge, a VRF.";
     INTERFACE_NOT_FOUND = "InterfaceNotFound", "The interface does not exist (yet).";
     UNSUPPORTED = "Unsupported", "This version or this kernel cannot do it; the message says what can.";
 }
@@ -128,6 +132,8 @@ words! {
     ROUTES:
     IMPORTED = "Imported", "An import brought it in.";
     CONNECTED_ROUTE = "Connected", "Copy of a connected route of the VRF's interfaces.";
+    MOVED_ROUTE = "Moved", "Was in main before its interface moved into the VRF device.";
+    CLUSTER_EXCEPTION = "ClusterException", "Sends a destination within the cluster from the VRF's table on to main.";
     LAST_RESORT = "LastResort", "A static gateway of the VRF.";
     ISOLATION = "Isolation", "The unreachable default that ends a `Strict` VRF.";
     RETURN_PATH = "ReturnPath", "Leads replies to the programs where no working route would.";

@@ -180,7 +180,8 @@ fn foreign_routes_are_neither_replaced_nor_deleted() {
     in_namespace(|Links { v0, .. }| {
         ip("route add 192.0.2.0/24 via 10.0.0.9 table 10000 metric 20 proto 186");
         ip("-6 route add 2001:db8::/32 via fd00::9 table 10000 metric 20 proto 186");
-        let foreign = || dumped(RouteFilter { table: Some(TABLE), protocol: Some(186), family: None });
+        let foreign =
+            || dumped(RouteFilter { table: Some(TABLE), protocol: Some(186), ..RouteFilter::default() });
         let before = foreign();
         assert_eq!(before.len(), 2);
         let v4 = by_id("192.0.2.0/24", 1);
@@ -230,7 +231,7 @@ fn dumps_give_what_the_filter_lets_through() {
         ]);
         ip("nexthop add id 77 via 10.0.0.3 dev v0 proto 186");
         let prefixes = |family, table, protocol| {
-            let routes = dumped(RouteFilter { family, table, protocol });
+            let routes = dumped(RouteFilter { family, table, protocol, interface: None });
             routes.iter().map(|route| format!("{}@{}", route.key.prefix, route.key.table)).collect::<Vec<_>>()
         };
         let both = ["192.0.2.0/24@10000", "2001:db8::/32@10000"];

@@ -18,6 +18,9 @@ use crate::wait_until;
 /// Where Debian and Ubuntu put the daemons.
 const DAEMONS: &str = "/usr/lib/frr";
 
+/// Where the virtual machines of `cargo xtask vm` have the FRR that belongs to their kernel's release.
+pub const GUEST_FRR: &str = "/frr";
+
 /// A version of FRR: major and minor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32);
@@ -50,6 +53,15 @@ impl FrrInstall {
     /// When FRR does not run there.
     pub fn within(root: &Path) -> Result<Self> {
         Self::probe(Some(root.to_owned()))
+    }
+
+    /// The one that a virtual machine has in [`GUEST_FRR`], else the host's own.
+    ///
+    /// # Errors
+    /// When FRR does not run there.
+    pub fn here() -> Result<Self> {
+        let guest = Path::new(GUEST_FRR);
+        if guest.is_dir() { Self::within(guest) } else { Self::host() }
     }
 
     fn probe(root: Option<PathBuf>) -> Result<Self> {

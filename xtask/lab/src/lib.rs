@@ -35,7 +35,7 @@ pub use agent::{Agent, AgentOptions, CAPABILITIES, InCluster};
 pub use feeder::Feeder;
 pub use fib::{Fib, fib};
 pub use flow::{Flow, FlowReport};
-pub use frr::{Daemon, Frr, FrrInstall, FrrOptions, Version};
+pub use frr::{Daemon, Frr, FrrInstall, FrrOptions, GUEST_FRR, Version};
 pub use interrupt::{catch_interrupts, interrupted};
 pub use kube::{ApiServer, Audited, KUBERNETES, kube_assets};
 pub use lab::{End, Lab};
@@ -43,7 +43,7 @@ pub use monitor::Monitor;
 pub use namespace::{Counters, Namespace, has_8021q};
 pub use process::{Process, output};
 pub use sniffer::{Direction, Frame, Sniffer};
-pub use suite::{Suite, cache_dir, debian_sources, obtain_suite, with_suite};
+pub use suite::{Suite, cache_dir, debian_sources, obtain_suite, root_of, with_suite};
 pub use traffic::{TcpEcho, UdpEcho, ping, tcp_exchange, udp_exchange};
 
 use std::time::{Duration, Instant};

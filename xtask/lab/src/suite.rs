@@ -55,8 +55,11 @@ pub fn with_suite(suite: Suite, test: &str, body: impl FnOnce(&FrrInstall) -> Re
     }
 }
 
-/// The root folder of a suite, made where the cache has none.
-fn root_of(suite: Suite) -> Result<PathBuf> {
+/// The root folder of a suite, from the cache or made now.
+///
+/// # Errors
+/// When mmdebstrap is missing, no mirror is known, or the download fails.
+pub fn root_of(suite: Suite) -> Result<PathBuf> {
     let cache = cache_dir();
     let folder = cache.join(format!("frr-{}", suite.name()));
     if folder.is_dir() {

@@ -1,9 +1,11 @@
 //! The guest's side: this program is its first process. It mounts, loads modules, runs the tests, and says the result.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::{GUEST_FRR, output};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcdrain;
@@ -75,6 +77,10 @@ fn prepare() -> Result<()> {
     }
     let status = Command::new("/bin/ip").args(["link", "set", "lo", "up"]).status()?;
     ensure!(status.success(), "cannot set lo up");
+    if Path::new(GUEST_FRR).is_dir() {
+        let folders = ["/etc/frr", "/run/frr", "/var/lib/frr", "/var/log/frr"];
+        output(Command::new("/bin/chroot").args([GUEST_FRR, "/usr/bin/chown", "frr:frr"]).args(folders))?;
+    }
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     println!("{MARK} Linux {}", kernel.trim());
     Ok(())

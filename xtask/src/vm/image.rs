@@ -8,17 +8,17 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use object::{Object as _, ObjectSection as _};
 
-use super::Job;
 use super::cpio::Archive;
 use super::guest::{MODULES, TESTS};
 use super::kernel::Files;
+use super::{Job, frr};
 use crate::program::{libraries, stripped};
 use crate::{cargo, tools};
 
 /// Programs that tests call, each with what the guest calls it by.
 const PROGRAMS: &[&str] = &[
-    "sh", "ip", "tc", "bridge", "ping", "nft", "tcpdump", "bpftool", "unshare", "sysctl", "cat", "cut",
-    "grep", "head", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true", "wc",
+    "sh", "chroot", "ip", "tc", "bridge", "ping", "nft", "tcpdump", "bpftool", "unshare", "sysctl", "cat",
+    "cut", "grep", "head", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true", "wc",
 ];
 /// Names of users, protocols and tables, which those programs read.
 const SETTINGS: &[&str] =
@@ -31,6 +31,7 @@ const WANTED: &[&str] = &[
     "cls_bpf",
     "dummy",
     "ifb",
+    "inet_diag",
     "macvlan",
     "nf_conntrack",
     "nft_chain_nat",
@@ -38,6 +39,7 @@ const WANTED: &[&str] = &[
     "nft_masq",
     "nft_nat",
     "sch_ingress",
+    "tcp_diag",
     "tun",
     "veth",
     "vrf",
@@ -45,7 +47,7 @@ const WANTED: &[&str] = &[
 ];
 
 /// Builds the initial RAM disk.
-pub(super) fn build(kernel: &Files, jobs: &[Job], agent: &Path) -> Result<Vec<u8>> {
+pub(super) fn build(kernel: &Files, frr: Option<&Path>, jobs: &[Job], agent: &Path) -> Result<Vec<u8>> {
     let mut image = Image::default();
     for folder in ["/dev", "/proc", "/run/netns", "/sys", "/tmp", "/var/tmp"] {
         image.archive.folder(folder)?;
@@ -64,6 +66,9 @@ pub(super) fn build(kernel: &Files, jobs: &[Job], agent: &Path) -> Result<Vec<u8
         }
     }
     image.modules(&kernel.modules)?;
+    if let Some(root) = frr {
+        frr::add(&mut image.archive, root)?;
+    }
     image.program(agent, agent)?;
     let mut list = String::new();
     for Job { test, filters } in jobs {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{cache_dir, output};
+use backtrail_lab::{Suite, cache_dir, output};
 use clap::ValueEnum;
 
 use crate::apt::Apt;
@@ -56,6 +56,15 @@ impl Kernel {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
             Self::Sid => "sid",
+        }
+    }
+
+    /// The release whose FRR goes with it; the oldest one's is the host's own package.
+    pub(super) fn suite_of_frr(self) -> Option<Suite> {
+        match self {
+            Self::Bookworm => None,
+            Self::Trixie => Some(Suite::Trixie),
+            Self::Sid => Some(Suite::Sid),
         }
     }
 

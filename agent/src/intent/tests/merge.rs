@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::types::{
     Allowed, DefaultRoute, FeedLoss, GatewaySource, HashPolicy, Import, Intent, OnLimit, PolicyProtocol,
-    PrefixMatch, ReturnPathInterface, Vrf,
+    PrefixMatch, ReturnPathInterface, Vrf, VrfMode,
 };
 use super::*;
 
@@ -90,21 +90,21 @@ fn table_only_and_a_device_exclude_each_other() {
 }
 
 #[test]
-fn modes_with_a_device_are_refused_whole() {
+fn create_goes_before_adopt() {
     let merged = vrfs(&[
         "vrf: {name: red, table: 10001, mode: Adopt}",
         "vrf: {name: red, table: 10001, mode: Create}",
     ]);
     assert_eq!(merged.conflicts, []);
-    assert_eq!(merged.vrfs, []);
-    assert!(merged.objects.iter().all(|o| !o.accepted && o.reason == "Unsupported"), "{:?}", merged.objects);
+    assert!(merged.objects.iter().all(|o| o.accepted && o.reason == "Valid"), "{:?}", merged.objects);
+    assert_eq!(merged.vrfs[0].mode, VrfMode::Create);
 }
 
 #[test]
 fn tables_lie_in_the_range_but_for_adopt() {
     let merged = vrfs(&["vrf: {name: red, table: 9999}", "vrf: {name: blue, table: 9998, mode: Adopt}"]);
     let reasons: Vec<_> = merged.objects.iter().map(|o| o.reason.as_str()).collect();
-    assert_eq!(reasons, ["TableOutsideOwnership", "Unsupported"]);
+    assert_eq!(reasons, ["TableOutsideOwnership", "Valid"]);
     let wider = document("DataplaneConfig", "default", "ownership: {tables: {from: 9000, to: 9999}}");
     let merged =
         intent(&format!("{wider}{}", document("VRFAttachment", "a", "vrf: {name: red, table: 9999}")));

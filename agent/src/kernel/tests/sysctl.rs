@@ -100,5 +100,5 @@ fn a_missing_interface_and_a_broken_record_are_named() {
     assert!(missing.is_absent() && missing.to_string().contains("conf/eth9/rp_filter"), "{missing}");
     fs::write(lab.path("state/sysctls.json"), "{").expect("write");
     let broken = Sysctls::open_at(&lab.path("sys"), &lab.path("state")).expect_err("broken");
-    assert!(broken.to_string().contains("sysctls.json: not a record of sysctls"), "{broken}");
+    assert!(broken.to_string().contains("sysctls.json: not a record of changes"), "{broken}");
 }

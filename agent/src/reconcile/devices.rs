@@ -1,0 +1,194 @@
+//! Devices: what is desired against what is there, and the next steps between.
+//!
+//! Level-triggered: each pass says what can be done now, and what it changes shows in the links of the next one. A VRF
+//! device is there before its members move; members leave before it goes; whatever is not concerned is not touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::Link;
+use crate::model::devices::{
+    ALIAS, DeviceOp, DeviceRecord, Devices, Interface, SINK_NAME, Subject, VlanDevice, VrfDevice,
+};
+use crate::plan::Links;
+
+/// The next steps towards the desired devices; none when all is as desired, or waits for something else.
+#[must_use]
+pub fn device_ops(desired: &Devices, links: &Links, record: &DeviceRecord) -> Vec<DeviceOp> {
+    let by_name = links.values().map(|link| (link.name.as_str(), link)).collect();
+    let mut pass = Pass { desired, links, record, by_name, making: BTreeSet::new(), ops: Vec::new() };
+    pass.make();
+    for link in links.values() {
+        pass.member(link);
+    }
+    for (name, interface) in &desired.interfaces {
+        pass.interface(name, interface);
+    }
+    pass.remove();
+    pass.ops
+}
+
+struct Pass<'a> {
+    desired: &'a Devices,
+    links: &'a Links,
+    record: &'a DeviceRecord,
+    by_name: BTreeMap<&'a str, &'a Link>,
+    /// VRF devices that this pass makes.
+    making: BTreeSet<&'a str>,
+    ops: Vec<DeviceOp>,
+}
+
+fn subject(link: &Link) -> Subject {
+    Subject { ifindex: link.ifindex, name: link.name.clone() }
+}
+
+fn ours(link: &Link) -> bool {
+    link.alias.as_deref() == Some(ALIAS)
+}
+
+impl<'a> Pass<'a> {
+    /// Makes what is not there, and sets it up.
+    fn make(&mut self) {
+        for (name, table) in &self.desired.vrfs {
+            // With net.vrf.strict_mode two devices cannot share a table: the old one goes first.
+            let taken = self.links.values().any(|link| link.vrf_table == Some(*table) && self.stale(link));
+            match self.by_name.get(name.as_str()) {
+                None if !taken => {
+                    self.making.insert(name);
+                    self.ops.push(DeviceOp::MakeVrf(VrfDevice { name: name.clone(), table: *table }));
+                }
+                Some(link) if ours(link) && !link.up => self.ops.push(DeviceOp::SetUp(subject(link))),
+                _ => {}
+            }
+        }
+        for (name, interface) in &self.desired.interfaces {
+            let Some(vlan) = &interface.vlan else { continue };
+            if let (None, Some(parent)) =
+                (self.by_name.get(name.as_str()), self.by_name.get(vlan.parent.as_str()))
+            {
+                self.ops.push(DeviceOp::MakeVlan(name.clone(), parent.ifindex, vlan.clone()));
+            }
+        }
+        match self.by_name.get(SINK_NAME) {
+            None if self.desired.sink => self.ops.push(DeviceOp::MakeSink),
+            Some(link) if self.desired.sink && !link.up => self.ops.push(DeviceOp::SetUp(subject(link))),
+            _ => {}
+        }
+    }
+
+    /// Whether a link is Backtrail's and not, or no longer so, desired.
+    fn stale(&self, link: &Link) -> bool {
+        ours(link)
+            && match (link.kind.as_str(), link.vrf_table) {
+                ("vrf", table) => self.desired.vrfs.get(&link.name).copied() != table,
+                ("vlan", _) => !self
+                    .wanted(link)
+                    .and_then(|it| it.vlan.as_ref())
+                    .is_some_and(|vlan| self.is_vlan(link, vlan)),
+                _ => !(self.desired.sink && link.name == SINK_NAME),
+            }
+    }
+
+    fn is_vlan(&self, link: &Link, vlan: &VlanDevice) -> bool {
+        let parent = self.by_name.get(vlan.parent.as_str());
+        link.vlan == Some(vlan.id) && parent.is_none_or(|parent| link.lower == Some(parent.ifindex))
+    }
+
+    fn wanted(&self, link: &Link) -> Option<&'a Interface> {
+        self.desired.interfaces.get(&link.name)
+    }
+
+    /// The VRF device that a link should be a member of, if it is there.
+    fn target(&self, link: &Link) -> Option<u32> {
+        let vrf = self.wanted(link)?.vrf.as_ref()?;
+        let device = self.by_name.get(vrf.name.as_str())?;
+        (device.vrf_table == Some(vrf.table)).then_some(device.ifindex)
+    }
+
+    /// Whether a link is a member of what it should be a member of.
+    fn settled(&self, link: &Link) -> bool {
+        match self.wanted(link).and_then(|interface| interface.vrf.as_ref()) {
+            Some(_) => link.master.is_some() && link.master == self.target(link),
+            None => true,
+        }
+    }
+
+    /// Moves a link to where it should be.
+    fn member(&mut self, link: &'a Link) {
+        let recorded = self.record.get(&link.ifindex).is_some_and(|changed| changed.member);
+        let vrf = self.wanted(link).and_then(|interface| interface.vrf.as_ref());
+        if let Some(target) = self.target(link).filter(|_| !self.stale(link)) {
+            if link.master != Some(target) {
+                self.ops.push(DeviceOp::Join {
+                    link: subject(link),
+                    vrf: target,
+                    preserve: self.wanted(link).is_some_and(|interface| interface.preserve),
+                    foreign: !ours(link),
+                });
+            }
+            return;
+        }
+        let made_now = vrf.is_some_and(|vrf| self.making.contains(vrf.name.as_str()));
+        let master = link.master.and_then(|master| self.links.get(&master));
+        match master {
+            Some(master)
+                if (self.stale(master) && !made_now)
+                    || (vrf.is_none() && (recorded || ours(link) && master.kind == "vrf")) =>
+            {
+                self.ops.push(DeviceOp::Leave(subject(link)));
+            }
+            // A route needs its link: what waits for the carrier is put back when it comes.
+            None if recorded && vrf.is_none() && self.can_restore(link) => {
+                self.ops.push(DeviceOp::Restore(subject(link)));
+            }
+            _ => {}
+        }
+    }
+
+    fn can_restore(&self, link: &Link) -> bool {
+        link.usable() || self.record.get(&link.ifindex).is_none_or(|changed| changed.routes.is_empty())
+    }
+
+    /// Brings a desired interface up, to its MTU and to its addresses.
+    fn interface(&mut self, name: &str, interface: &Interface) {
+        let Some(link) = self.by_name.get(name).copied() else { return };
+        if self.stale(link) || !self.settled(link) {
+            return;
+        }
+        if let Some(vlan) = interface.vlan.as_ref().filter(|_| ours(link)) {
+            let parent_up =
+                link.lower.and_then(|lower| self.links.get(&lower)).is_none_or(|parent| parent.up);
+            if !link.up && parent_up {
+                self.ops.push(DeviceOp::SetUp(subject(link)));
+            }
+            self.ops.extend(
+                vlan.mtu.filter(|mtu| *mtu != link.mtu).map(|mtu| DeviceOp::SetMtu(subject(link), mtu)),
+            );
+        }
+        for net in &interface.addresses {
+            if link.addresses.iter().all(|address| address.net != *net) {
+                let (link, foreign) = (subject(link), !ours(link));
+                self.ops.push(DeviceOp::AddAddress { link, net: *net, foreign });
+            }
+        }
+    }
+
+    /// Takes away what is no longer desired.
+    fn remove(&mut self) {
+        for (ifindex, changed) in self.record {
+            let Some(link) = self.links.get(ifindex) else {
+                self.ops.push(DeviceOp::Forget(*ifindex));
+                continue;
+            };
+            let wanted = self.wanted(link);
+            let keep = |net| wanted.is_some_and(|interface| interface.addresses.contains(net));
+            for net in changed.added.iter().filter(|net| !keep(net)) {
+                self.ops.push(DeviceOp::RemoveAddress(subject(link), *net));
+            }
+        }
+        let used: BTreeSet<u32> = self.links.values().filter_map(|link| link.master).collect();
+        let unused = |link: &&Link| link.kind != "vrf" || !used.contains(&link.ifindex);
+        let stale = self.links.values().filter(|link| self.stale(link)).filter(unused);
+        let deletions: Vec<DeviceOp> = stale.map(|link| DeviceOp::Delete(subject(link))).collect();
+        self.ops.extend(deletions);
+    }
+}
