@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{Agent, AgentOptions, End, Frr, FrrInstall, FrrOptions, Lab, Namespace, wait_until};
 
 /// Emulated machines are slow.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(60);
 
 /// VRF red with BGP of its own, VRF green without; the default VRF's VLAN is in a table alone.
 const VRFS: &str = "apiVersion: backtrail.dev/v1alpha1

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{Agent, AgentOptions, End, Lab, Namespace, wait_until};
 
 /// Emulated machines are slow.
-const WAIT: Duration = Duration::from_secs(8);
+const WAIT: Duration = Duration::from_secs(60);
 
 struct Net {
     peer: Namespace,
@@ -267,7 +267,10 @@ fn what_others_do_to_a_vrf_is_mended() -> Result<()> {
         net.node.run(harm)?;
         net.node.run(mend)?;
         net.until(&agent, what, || {
-            whole() && table().is_ok_and(|now| now == full) && net.shows("ip rule; ip -6 rule", &["l3mdev"])
+            whole()
+                && table().is_ok_and(|now| now == full)
+                && net.shows("ip rule", &["l3mdev"])
+                && net.shows("ip -6 rule", &["l3mdev"])
         })?;
     }
     net.peer.run("ip link set p1 down")?;

@@ -116,7 +116,11 @@ impl<'a> Pass<'a> {
     fn member(&mut self, link: &'a Link) {
         let recorded = self.record.get(&link.ifindex).is_some_and(|changed| changed.member);
         let vrf = self.wanted(link).and_then(|interface| interface.vrf.as_ref());
-        if let Some(target) = self.target(link).filter(|_| !self.stale(link)) {
+        if self.stale(link) {
+            // It is deleted, as a member or not.
+            return;
+        }
+        if let Some(target) = self.target(link) {
             if link.master != Some(target) {
                 self.ops.push(DeviceOp::Join {
                     link: subject(link),
