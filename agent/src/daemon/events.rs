@@ -48,7 +48,13 @@ impl Agent {
                 self.probe_feedback();
             }
             Event::Updates { updates, pid, .. } => {
-                self.fpm.replaying = self.fpm.replay_began.is_some();
+                if self.fpm.replay_began.is_some() {
+                    // zebra takes its time between connecting and the first byte.
+                    if !self.fpm.replaying && self.fpm.replay_compared.is_none() {
+                        self.fpm.replay_began = Some(now);
+                    }
+                    self.fpm.replaying = true;
+                }
                 self.fpm.last_message = Some(jiff::Timestamp::now());
                 if let Some(pid) = pid {
                     self.engine.fpm_pid(pid);
