@@ -96,6 +96,7 @@ impl Agent {
             ..NodeFacts::default()
         };
         facts.merge(&self.facts.configured);
+        facts.merge(&self.manifests.facts());
         facts
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch as latest};
@@ -14,6 +15,7 @@ use crate::control::Call;
 use crate::intent::types::Intent;
 use crate::intent::{self, Loaded};
 use crate::kube::{self, ClusterNode, Pace, Snapshot, Trouble};
+use crate::plan::NodeFacts;
 
 /// File in the state directory with the last good manifests.
 pub(super) const KEPT: &str = "intent.json";
@@ -94,6 +96,18 @@ impl Manifests {
     /// Whether the manifests in force are those of the API server, or what keeps them from being so; `None`: they are files.
     pub(super) fn cluster(&self) -> Option<Result<(), &Trouble>> {
         matches!(self.source, Source::Cluster(_)).then(|| self.trouble.as_ref().map_or(Ok(()), Err))
+    }
+
+    /// What the cluster says about networks and addresses.
+    pub(super) fn facts(&self) -> NodeFacts {
+        let Some(node) = &self.node else { return NodeFacts::default() };
+        NodeFacts {
+            pod_cidrs: node.pod_cidrs.clone(),
+            service_cidrs: node.facts.service_cidrs.clone(),
+            node_cidrs: node.addresses.iter().copied().map(IpNet::from).collect(),
+            api_servers: node.facts.api_servers.clone(),
+            ..NodeFacts::default()
+        }
     }
 
     /// Labels of this node: as the cluster knows them, and as the command line says.
