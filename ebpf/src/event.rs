@@ -21,6 +21,8 @@ pub struct Happened {
 /// Reports what happened to a flow.
 #[inline(never)]
 pub fn flow<K: FlowKey>(key: &K, happened: &Happened) {
+    #[cfg(feature = "log")]
+    log(key, happened);
     let (client_port, service_port) = key.ports();
     report(|| Event {
         kind: happened.kind,
@@ -33,6 +35,24 @@ pub fn flow<K: FlowKey>(key: &K, happened: &Happened) {
         client_port,
         service_port,
     });
+}
+
+/// Tells the same to the agent's log, whether somebody follows or not.
+#[cfg(feature = "log")]
+#[inline(never)]
+fn log<K: FlowKey>(key: &K, happened: &Happened) {
+    let (client_port, service_port) = key.ports();
+    aya_log_ebpf::debug!(
+        (),
+        "event {} on {}: IPv{} protocol {} ports {} {}, replies by {}",
+        happened.kind,
+        happened.ifindex,
+        K::FAMILY,
+        key.proto(),
+        client_port,
+        service_port,
+        happened.path_ifindex,
+    );
 }
 
 /// Reports a packet without a tuple.

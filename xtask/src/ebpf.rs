@@ -9,7 +9,7 @@ mod toolchain;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -20,11 +20,38 @@ use self::object::Contents;
 use self::toolchain::Toolchain;
 use crate::{cargo, tools};
 
-/// The committed object, and what it was built from and with.
-const OBJECT: &str = "ebpf/dist/backtrail.bpf.o";
-const RECORD: &str = "ebpf/dist/backtrail.json";
-/// What goes into the object.
-const SOURCES: &[&str] = &["ebpf/Cargo.toml", "ebpf/Cargo.lock", "ebpf/src", "ebpf/common/src"];
+/// A committed object, and what it is built from.
+#[derive(Debug)]
+struct Committed {
+    /// Folder of the package.
+    folder: &'static str,
+    /// Its program.
+    program: &'static str,
+    object: &'static str,
+    /// What it was built from and with.
+    record: &'static str,
+    /// What goes into it.
+    sources: &'static [&'static str],
+}
+
+/// The agent's.
+const AGENT: Committed = Committed {
+    folder: "ebpf",
+    program: "backtrail",
+    object: "ebpf/dist/backtrail.bpf.o",
+    record: "ebpf/dist/backtrail.json",
+    sources: &["ebpf/Cargo.toml", "ebpf/Cargo.lock", "ebpf/src", "ebpf/common/src"],
+};
+
+/// That of the benchmark's baseline.
+const BASELINE: Committed = Committed {
+    folder: "bench/ebpf",
+    program: "baseline",
+    object: "bench/ebpf/dist/baseline.bpf.o",
+    record: "bench/ebpf/dist/baseline.json",
+    sources: &["bench/ebpf/Cargo.toml", "bench/ebpf/Cargo.lock", "bench/ebpf/src"],
+};
+
 /// The tests of the programs' behaviour.
 const TESTS: &str = "netns_bpf_programs";
 
@@ -37,6 +64,9 @@ pub(crate) struct EbpfArgs {
     /// Install a compiler and a linker for BPF if there are none
     #[arg(long)]
     install: bool,
+    /// Write the agent's programs with log statements to FILE, for an agent built with the feature `bpf-log`; nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    log: Option<PathBuf>,
 }
 
 /// `backtrail.json`
@@ -59,79 +89,113 @@ pub(crate) fn obtain_toolchain() -> Result<()> {
 
 /// Whether the rebuilt programs are the committed ones, and behave.
 pub(crate) fn is_reproducible() -> Result<()> {
-    ensure!(run(&EbpfArgs { check: true, install: false })?, "{OBJECT} is not the source's");
+    ensure!(
+        run(&EbpfArgs { check: true, install: false, log: None })?,
+        "a committed object is not the source's"
+    );
     Ok(())
 }
 
-/// Rebuilds the object, or checks it; false when it is not the source's.
+/// Rebuilds the objects, or checks them; false when one is not the source's.
 pub(crate) fn run(args: &EbpfArgs) -> Result<bool> {
     let toolchain = Toolchain::find(args.install)?;
     println!("building with {} and {}", toolchain.compiler, toolchain.linker);
-    let built = toolchain.build()?;
-    let bytes =
-        object::strip(&fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?)?;
-    for stack::Cost { program, stack, chain, instructions } in stack::check(&bytes)? {
-        println!(
-            "{program}: {instructions} instructions, {stack} bytes of stack on Linux 6.1: {}",
-            chain.join(" > ")
-        );
+    if let Some(file) = &args.log {
+        let built = toolchain.build(AGENT.folder, AGENT.program, &["--features", "log"])?;
+        fs::write(file, object::strip(&fs::read(built)?)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        return Ok(true);
     }
-    let record = Record {
-        compiler: toolchain.compiler,
-        linker: toolchain.linker,
-        source: source_hash()?,
-        contents: object::contents(&bytes)?,
-    };
-    if args.check {
-        return check(&record, &bytes);
+    let mut good = true;
+    for committed in [&AGENT, &BASELINE] {
+        let (record, bytes) = committed.build(&toolchain)?;
+        if !args.check {
+            committed.write(&record, &bytes)?;
+            continue;
+        }
+        good &= committed.is_the_sources(&record)?;
+        good &= committed.folder != AGENT.folder || behaves(&bytes)?;
     }
-    let root = cargo::root();
-    fs::write(root.join(OBJECT), &bytes).with_context(|| format!("cannot write {OBJECT}"))?;
-    let text = serde_json::to_string_pretty(&record)? + "\n";
-    fs::write(root.join(RECORD), text).with_context(|| format!("cannot write {RECORD}"))?;
-    println!("wrote {OBJECT}, {} bytes, and {RECORD}", bytes.len());
-    Ok(true)
+    Ok(good)
 }
 
-/// Whether the committed object was built from the sources as they are, by the record alone: needs no toolchain.
+/// Whether the committed objects were built from the sources as they are, by the records alone: needs no toolchain.
 pub(crate) fn is_current() -> Result<()> {
-    let recorded = recorded()?;
-    let committed = fs::read(cargo::root().join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
-    ensure!(
-        object::contents(&committed)? == recorded.contents,
-        "{OBJECT} is not the one that {RECORD} describes: run `cargo xtask ebpf`"
-    );
-    stack::check(&committed)?;
-    ensure!(
-        source_hash()? == recorded.source,
-        "the programs have changed since {OBJECT} was built: run `cargo xtask ebpf`"
-    );
-    Ok(())
+    AGENT.is_current()?;
+    BASELINE.is_current()
 }
 
-fn recorded() -> Result<Record> {
-    let text =
-        fs::read_to_string(cargo::root().join(RECORD)).with_context(|| format!("cannot read {RECORD}"))?;
-    serde_json::from_str(&text).with_context(|| format!("cannot parse {RECORD}"))
-}
-
-/// Compares meaning where the compiler is the recorded one, and behaviour in any case.
-fn check(fresh: &Record, bytes: &[u8]) -> Result<bool> {
-    is_current()?;
-    let recorded = recorded()?;
-    let same_tools = recorded.compiler == fresh.compiler && recorded.linker == fresh.linker;
-    let differences = recorded.contents.differences(&fresh.contents);
-    if !same_tools {
-        println!(
-            "{OBJECT} was built with {} and {}: instructions cannot be compared, only behaviour",
-            recorded.compiler, recorded.linker
-        );
-    } else if differences.is_empty() {
-        println!("programs, functions and BTF are those of {OBJECT}");
-    } else {
-        println!("{OBJECT} is not the source's: {} differ", differences.join(", "));
+impl Committed {
+    /// Builds it anew, within the limits of the oldest kernel.
+    fn build(&self, toolchain: &Toolchain) -> Result<(Record, Vec<u8>)> {
+        let built = toolchain.build(self.folder, self.program, &[])?;
+        let built = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+        let bytes = object::strip(&built)?;
+        for stack::Cost { program, stack, chain, instructions } in stack::check(&bytes)? {
+            let chain = chain.join(" > ");
+            println!("{program}: {instructions} instructions, {stack} bytes of stack on Linux 6.1: {chain}");
+        }
+        let record = Record {
+            compiler: toolchain.compiler.clone(),
+            linker: toolchain.linker.clone(),
+            source: source_hash(self.sources)?,
+            contents: object::contents(&bytes)?,
+        };
+        Ok((record, bytes))
     }
-    Ok((!same_tools || differences.is_empty()) && behaves(bytes)?)
+
+    fn write(&self, record: &Record, bytes: &[u8]) -> Result<()> {
+        let Self { object, record: path, .. } = self;
+        let root = cargo::root();
+        fs::write(root.join(object), bytes).with_context(|| format!("cannot write {object}"))?;
+        let text = serde_json::to_string_pretty(record)? + "\n";
+        fs::write(root.join(path), text).with_context(|| format!("cannot write {path}"))?;
+        println!("wrote {object}, {} bytes, and {path}", bytes.len());
+        Ok(())
+    }
+
+    fn is_current(&self) -> Result<()> {
+        let Self { object, record, .. } = self;
+        let recorded = self.recorded()?;
+        let committed =
+            fs::read(cargo::root().join(object)).with_context(|| format!("cannot read {object}"))?;
+        ensure!(
+            object::contents(&committed)? == recorded.contents,
+            "{object} is not the one that {record} describes: run `cargo xtask ebpf`"
+        );
+        stack::check(&committed)?;
+        ensure!(
+            source_hash(self.sources)? == recorded.source,
+            "the programs have changed since {object} was built: run `cargo xtask ebpf`"
+        );
+        Ok(())
+    }
+
+    fn recorded(&self) -> Result<Record> {
+        let path = self.record;
+        let text =
+            fs::read_to_string(cargo::root().join(path)).with_context(|| format!("cannot read {path}"))?;
+        serde_json::from_str(&text).with_context(|| format!("cannot parse {path}"))
+    }
+
+    /// Compares meaning, where the compiler is the recorded one.
+    fn is_the_sources(&self, fresh: &Record) -> Result<bool> {
+        self.is_current()?;
+        let (object, recorded) = (self.object, self.recorded()?);
+        let same_tools = recorded.compiler == fresh.compiler && recorded.linker == fresh.linker;
+        let differences = recorded.contents.differences(&fresh.contents);
+        if !same_tools {
+            println!(
+                "{object} was built with {} and {}: instructions cannot be compared, only behaviour",
+                recorded.compiler, recorded.linker
+            );
+        } else if differences.is_empty() {
+            println!("programs, functions and BTF are those of {object}");
+        } else {
+            println!("{object} is not the source's: {} differ", differences.join(", "));
+        }
+        Ok(!same_tools || differences.is_empty())
+    }
 }
 
 /// Runs the programs' tests on an object.
@@ -153,9 +217,9 @@ fn behaves(bytes: &[u8]) -> Result<bool> {
 }
 
 /// One hash over the names and bytes of all sources; tests are none.
-fn source_hash() -> Result<String> {
+fn source_hash(sources: &[&str]) -> Result<String> {
     let mut files = BTreeMap::new();
-    for source in SOURCES {
+    for source in sources {
         collect(Path::new(source), &mut files)?;
     }
     let mut hash = Sha256::new();

@@ -10,6 +10,8 @@ mod error;
 mod events;
 mod flows;
 mod layout;
+#[cfg(feature = "bpf-log")]
+mod log;
 mod object;
 mod pins;
 mod preflight;
@@ -94,6 +96,8 @@ impl Steering {
         object: &'static [u8],
         options: SteeringOptions,
     ) -> Result<Self, SteeringError> {
+        #[cfg(feature = "bpf-log")]
+        let object = log::object().unwrap_or(object);
         preflight::bpffs(bpffs)?;
         preflight::capabilities()?;
         let features = features();

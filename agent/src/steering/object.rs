@@ -170,6 +170,8 @@ fn load_pinned(folder: &Folder, object: &[u8], flow_entries: u32) -> Result<Load
             source: std::io::Error::other(error.to_string()),
         })?;
     }
+    #[cfg(feature = "bpf-log")]
+    super::log::start(&mut ebpf);
     let maps = take_maps(&mut ebpf)?;
     Ok(Loaded { ebpf, maps, flow_entries })
 }

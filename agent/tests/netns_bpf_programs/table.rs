@@ -6,7 +6,7 @@ use crate::frames::{self, PAIRS, Pair};
 use crate::harness::{Node, REDIRECT};
 
 /// Entries of each table here.
-const ENTRIES: u32 = 8192;
+const ENTRIES: u32 = 4096;
 
 fn opener(pair: &Pair, port: u16) -> Vec<u8> {
     pair.request(frames::tcp(port, 80, frames::SYN))
@@ -52,8 +52,8 @@ fn a_flood_of_openers_costs_the_oldest_flows_only() {
             open(node, &pair, used.clone());
             open(node, &pair, silent.clone());
             for burst in 0..64_u16 {
-                let first = 10_000 + burst * 512;
-                open(node, &pair, first..first + 512);
+                let first = 10_000 + burst * 256;
+                open(node, &pair, first..first + 256);
                 for port in used.clone() {
                     assert_eq!(
                         node.egress("bad", &reply(&pair, port)),
@@ -65,7 +65,7 @@ fn a_flood_of_openers_costs_the_oldest_flows_only() {
             assert_eq!(lost(node, &pair, used.clone()), 0);
             assert_eq!(lost(node, &pair, silent.clone()), silent.len());
         }
-        assert!(node.count(crate::harness::GOOD, |c| c.learned) >= 2 * 64 * 512);
+        assert!(node.count(crate::harness::GOOD, |c| c.learned) >= 2 * 64 * 256);
     });
 }
 

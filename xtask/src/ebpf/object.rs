@@ -73,13 +73,13 @@ pub(super) fn contents(bytes: &[u8]) -> Result<Contents> {
             hashes.insert(name.to_owned(), code(&elf, programs.index(), &range)?);
         }
     }
-    let text = elf.section_by_name(".text").context("the object has no section `.text`")?;
+    let functions = match elf.section_by_name(".text") {
+        Some(text) => code(&elf, text.index(), &(0..text.size()))?,
+        // Everything was inlined.
+        None => String::new(),
+    };
     let btf = elf.section_by_name(".BTF").context("the object has no BTF")?;
-    Ok(Contents {
-        programs: hashes,
-        functions: code(&elf, text.index(), &(0..text.size()))?,
-        btf: hex(&Sha256::digest(btf.data()?)),
-    })
+    Ok(Contents { programs: hashes, functions, btf: hex(&Sha256::digest(btf.data()?)) })
 }
 
 /// Hash of a range of instructions and of what they refer to, by name where names are stable.

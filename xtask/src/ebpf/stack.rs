@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn the_committed_object_keeps_to_the_limits() {
-        let bytes =
-            std::fs::read(crate::cargo::root().join(super::super::OBJECT)).expect("the committed object");
+        let bytes = std::fs::read(crate::cargo::root().join(super::super::AGENT.object))
+            .expect("the committed object");
         let costs = check(&bytes).expect("within the limits");
         assert!(costs.iter().all(|cost| cost.stack >= FRAME_UNIT && cost.instructions > 0));
     }

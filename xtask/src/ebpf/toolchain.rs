@@ -74,11 +74,11 @@ impl Toolchain {
         })
     }
 
-    /// Builds the programs; returns the unstripped object.
-    pub(super) fn build(&self) -> Result<PathBuf> {
-        let folder = cargo::root().join("ebpf");
+    /// Builds the programs of a package; returns the unstripped object.
+    pub(super) fn build(&self, folder: &str, program: &str, more: &[&str]) -> Result<PathBuf> {
+        let folder = cargo::root().join(folder);
         let mut command = self.kind.cargo();
-        command.args(["build", "--release", "--locked", "--target", TARGET]);
+        command.args(["build", "--release", "--locked", "--target", TARGET]).args(more);
         command.current_dir(&folder).env("CARGO_ENCODED_RUSTFLAGS", self.flags()?);
         for inherited in [
             "RUSTFLAGS",
@@ -91,7 +91,7 @@ impl Toolchain {
         }
         let status = command.status().context("cannot start cargo")?;
         ensure!(status.success(), "the programs do not build");
-        Ok(folder.join("target").join(TARGET).join("release/backtrail"))
+        Ok(folder.join("target").join(TARGET).join("release").join(program))
     }
 
     /// No path of this machine gets into the object: BTF holds the names of source files.
