@@ -1,11 +1,61 @@
 //! An API server that behaves badly: nothing that is programmed is lost, and the reason is told once.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use backtrail_lab::{Monitor, wait_until};
 
+use super::proxy::{Behaviour, Proxy};
 use super::rig::{LIMIT, Rig, attachment, condition, rules};
+
+#[test]
+#[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
+fn a_bad_api_server_costs_nothing() -> Result<()> {
+    let Some(rig) = Rig::new("bad")? else { return Ok(()) };
+    let w1 = rig.node("w1", "rack: a")?;
+    let proxy = Proxy::start(&rig.control, "192.0.2.1:8080".parse()?, &rig.server.admin())?;
+    let agent = rig.agent_at("w1", &w1, &proxy.url)?;
+    rig.server.apply_text(&attachment("red", "red", 10001, ""))?;
+    rig.wait_for("vrfa", "red", "it is ready", |it| condition(it, "Ready") == "True")?;
+    let monitor = Monitor::start(&w1)?;
+    let told =
+        |word: &str| agent.log().lines().filter(|line| line.contains("WARN") && line.contains(word)).count();
+    let words = [
+        "answers 500",
+        "answers 429",
+        "answers 409",
+        "(403)",
+        "does not know this kind",
+        "does not answer: ",
+    ];
+    proxy.behave(Behaviour::Mixed);
+    wait_until(LIMIT, "every trouble is told", || words.iter().all(|word| told(word) > 0))?;
+    let (from, lines) = (proxy.requests(), agent.log().lines().count());
+    wait_until(LIMIT, "they come again and again", || proxy.requests() > from + 12)?;
+    let log = agent.log();
+    // A kind that meets a refusal for the first time is told still.
+    let more: Vec<_> = log.lines().skip(lines).filter(|line| !line.contains("INFO")).collect();
+    let mut once =
+        more.iter().map(|line| line.split_once(' ').map_or(*line, |(_, text)| text)).collect::<Vec<_>>();
+    once.sort_unstable();
+    once.dedup();
+    ensure!(once.len() == more.len() && more.len() <= 20, "troubles are told again and again:\n{log}");
+    ensure!(monitor.ours()?.is_empty(), "errors change {:?}", monitor.ours()?);
+    for behaviour in [Behaviour::Slow(Duration::from_secs(1)), Behaviour::NoWatch, Behaviour::Answer(410)] {
+        let from = proxy.requests();
+        proxy.behave(behaviour);
+        wait_until(LIMIT, &format!("{behaviour:?} is lived with"), || proxy.requests() > from + 6)?;
+        ensure!(monitor.ours()?.is_empty(), "{behaviour:?} changes {:?}", monitor.ours()?);
+    }
+    // An edit that was made meanwhile is found afterwards.
+    rig.server.apply_text(&attachment("red", "red", 10001, "matchLabels: {rack: none}"))?;
+    proxy.behave(Behaviour::Pass);
+    wait_until(LIMIT, "edits are followed again", || {
+        rules(&w1).is_ok_and(|text| !text.contains("lookup 10001"))
+    })?;
+    Ok(())
+}
 
 /// A Node that is deleted, a right that is taken away, a CRD that goes or is newer than the agent.
 #[test]
