@@ -38,11 +38,28 @@ fn kustomize(kubectl: &Path, folder: &Path) -> Result<String> {
     output(Command::new(kubectl).arg("kustomize").arg(folder))
 }
 
+/// Whole numbers without a fraction: kustomize writes `1` where the CRDs have `1.0`.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            // The CRDs' largest numbers are of 32 bits, far below where a fraction gets lost.
+            #[expect(clippy::cast_possible_truncation, reason = "whole, and of 32 bits")]
+            if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0) {
+                *number = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
 /// Objects by kind, namespace and name.
 fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
     let mut all = BTreeMap::new();
     for document in yaml.split("\n---\n").filter(|text| text.lines().any(|line| line.starts_with("kind:"))) {
         let mut object: Value = serde_saphyr::from_str(document)?;
+        whole_numbers(&mut object);
         // Helm keeps CRDs when the chart goes: an annotation that means nothing to anybody else.
         if let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
         {

@@ -186,6 +186,8 @@ struct Agent {
     watched: BTreeSet<(u32, IpAddr)>,
     todo: Todo,
     settle_at: Option<Instant>,
+    /// Whether anything was planned yet.
+    planned: bool,
     ready: bool,
 }
 
@@ -365,6 +367,7 @@ impl Agent {
             watched: BTreeSet::new(),
             todo: Todo { plan: true, steering: true, environment: true, survey: true },
             settle_at: Some(now),
+            planned: false,
             ready: false,
             options,
         };

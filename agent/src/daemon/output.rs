@@ -55,7 +55,8 @@ impl Agent {
     /// Hands batches to the programmer, starts dumps that are due.
     pub(super) fn pump(&mut self) {
         let now = Instant::now();
-        if self.engine.audit_wanted() && self.audit.is_none() && !self.audit_lag {
+        // Compared with no plan at all, everything that an earlier agent left would be nobody's.
+        if self.planned && self.engine.audit_wanted() && self.audit.is_none() && !self.audit_lag {
             self.start_audit();
         }
         if self.audit_lag && self.audit.is_none() {

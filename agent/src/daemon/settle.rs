@@ -137,6 +137,7 @@ impl Agent {
         plan.rules.extend(self.steering_plan.rules.iter().cloned());
         self.metrics.plan.compile_seconds.observe(began.elapsed().as_secs_f64());
         self.engine.set_plan(plan, now);
+        self.planned = true;
     }
 
     /// What should be there besides routes.

@@ -188,7 +188,9 @@ fn an_frr_that_ignores_answers_is_named() -> Result<()> {
         println!("SKIPPED an_frr_that_ignores_answers_is_named: FRR {} takes them", install.version());
         return Ok(());
     }
-    let rig = Rig::with(&install, Sessions::V4, &Setup { manifests: OFFLOAD_ACK, ..Setup::default() })?;
+    // zebra runs as another user: only who may look at its process knows its version.
+    let setup = Setup { manifests: OFFLOAD_ACK, capabilities: &["sys_ptrace"], ..Setup::default() };
+    let rig = Rig::with(&install, Sessions::V4, &setup)?;
     wait_until(WAIT, "the condition names it", || {
         let expected = ("True".to_owned(), "FeedbackUnsupported".to_owned());
         rig.condition("FPMConnected").is_ok_and(|found| found == expected)

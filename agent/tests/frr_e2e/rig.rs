@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) transit: bool,
     /// Lines for the node's staticd.
     pub(crate) staticd: &'static str,
+    /// Further capabilities of the agent.
+    pub(crate) capabilities: &'static [&'static str],
 }
 
 /// The lab. Fields are dropped in this order.
@@ -113,7 +115,7 @@ impl Rig {
         }
         let (from, into) = if install.can_divert() { (5000, 254) } else { (254, 10050) };
         let manifests = manifests(from, into) + setup.manifests;
-        let options = AgentOptions { manifests, ..AgentOptions::default() };
+        let options = AgentOptions { manifests, capabilities: setup.capabilities, ..AgentOptions::default() };
         let agent = Agent::start(&lab, &node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
         let distribution = FrrInstall::host()?;
         let speaker = |n: usize| {

@@ -25,6 +25,9 @@ pub struct AgentOptions {
     pub arguments: Vec<String>,
     /// Configured by a cluster instead of manifests.
     pub cluster: Option<InCluster>,
+    /// Capabilities beyond [`CAPABILITIES`], as an agent on the host itself has them: `sys_ptrace` shows it the
+    /// processes of other users.
+    pub capabilities: &'static [&'static str],
 }
 
 /// An agent as a part of a cluster.
@@ -46,6 +49,7 @@ pub struct Agent {
     bpffs: PathBuf,
     arguments: Vec<String>,
     cluster: Option<InCluster>,
+    capabilities: Vec<&'static str>,
     process: Option<Process>,
     keep: bool,
 }
@@ -68,6 +72,7 @@ impl Agent {
             folder,
             arguments: options.arguments,
             cluster: options.cluster,
+            capabilities: [&CAPABILITIES, options.capabilities].concat(),
             process: None,
             keep: lab.is_kept(),
         };
@@ -95,7 +100,7 @@ impl Agent {
         // As root without other capabilities, as a container has them.
         let mut command = Command::new("setpriv");
         command
-            .args(["--bounding-set", &format!("-all,+{}", CAPABILITIES.join(",+"))])
+            .args(["--bounding-set", &format!("-all,+{}", self.capabilities.join(",+"))])
             .args(["--inh-caps", "-all", "--no-new-privs"])
             .arg(&self.binary)
             .arg("agent")
