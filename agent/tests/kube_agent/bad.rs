@@ -71,7 +71,7 @@ fn what_goes_midway_takes_nothing_with_it() -> Result<()> {
     rig.server.kubectl(&["delete", "node", "w1"])?;
     wait_until(LIMIT, "the Node is missed", || agent.log().contains("the cluster has no Node of this name"))?;
     ensure!(monitor.ours()?.is_empty(), "{:?}", monitor.ours()?);
-    rig.server.apply_text("apiVersion: v1\nkind: Node\nmetadata: {name: w1, labels: {rack: a}}\n")?;
+    rig.server.apply_text("apiVersion: v1\nkind: Node\nmetadata: {name: w1, labels: {rack: a}}\nspec: {podCIDR: 10.244.1.0/24}\n")?;
 
     // A newer CRD: its new field is named once, the object stays in force.
     let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds/vrfattachments.yaml");

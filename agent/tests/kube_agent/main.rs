@@ -121,7 +121,7 @@ fn the_api_server_is_away_and_the_agent_starts() -> Result<()> {
     ensure!(last["reason"] == "APIServerAway", "{last}");
     ensure!(snapshot()? == before, "{}\nbefore:\n{before}", snapshot()?);
     let seen = monitor.ours()?;
-    ensure!(seen.is_empty(), "a start without an API server changes nothing: {seen:?}");
+    ensure!(seen.is_empty(), "a start without an API server changes nothing: {seen:#?}\n{}", agent.log());
     let log = agent.log();
     let told = log.lines().filter(|line| line.contains("the API server does not answer")).count();
     ensure!(told <= 3, "it is told once for each process, not {told} times:\n{log}");
