@@ -81,19 +81,6 @@ fn objects_conflict_where_one_node_can_match_both() {
 }
 
 #[test]
-fn what_follows_in_a_later_version_is_a_warning() {
-    let (_folder, path) =
-        file(&attachment("a", "", 10001).replace("table: 10001", "table: 10001, mode: Create"));
-    let output = validate(&[&path]);
-    assert_eq!(output.status.code(), Some(0));
-    assert!(
-        text(&output.stdout).contains("warning: VRFAttachment/a: spec.vrf.mode: "),
-        "{}",
-        text(&output.stdout)
-    );
-}
-
-#[test]
 fn a_path_that_is_not_there_is_named() {
     let output = validate(&["/nonexistent/manifests"]);
     assert_eq!(output.status.code(), Some(1));

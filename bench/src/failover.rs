@@ -135,8 +135,7 @@ fn agent(
         let at = gateway(0, v6);
         // Known to answer, then known not to: what ARP and ND would find out within seconds.
         set_neighbour(&node, &at, "lladdr 02:00:00:00:00:01 nud reachable")?;
-        std::thread::sleep(Duration::from_millis(300));
-        watch.drain();
+        watch.settle();
         set_neighbour(&node, &at, "nud failed")?;
         let (took, messages) = watch.failover()?;
         eprintln!("  {name}: {took:.3} ms, {messages} messages");
@@ -211,8 +210,15 @@ impl Watch {
         seen
     }
 
-    fn drain(&self) {
-        while !self.read().is_empty() {}
+    /// Reads until nothing has come for a second: the last group is whole again, which takes IPv6 its time.
+    fn settle(&self) {
+        let mut last = Instant::now();
+        while last.elapsed() < Duration::from_secs(1) {
+            if !self.read().is_empty() {
+                last = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits for a failed neighbour and for the nexthop object that changes for it: milliseconds between them, and how
