@@ -260,23 +260,29 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The rule by which the kernel finds the tables of VRF devices, as it makes it itself (drivers/net/vrf.c,
-    /// `vrf_add_fib_rules`).
+    /// A rule without selectors.
     #[must_use]
-    pub fn l3mdev(family: Family) -> Self {
+    pub fn all(family: Family, priority: u32, action: RuleAction, protocol: u8) -> Self {
         Self {
             family,
-            priority: 1000,
+            priority,
             source: None,
             destination: None,
             iif: None,
             oif: None,
             ip_protocol: None,
             destination_ports: None,
-            action: RuleAction::L3mdev,
-            // RTPROT_KERNEL: networkd removes rules of any other protocol.
-            protocol: 2,
+            action,
+            protocol,
         }
+    }
+
+    /// The rule by which the kernel finds the tables of VRF devices, as it makes it itself (drivers/net/vrf.c,
+    /// `vrf_add_fib_rules`).
+    #[must_use]
+    pub fn l3mdev(family: Family) -> Self {
+        // RTPROT_KERNEL: networkd removes rules of any other protocol.
+        Self::all(family, 1000, RuleAction::L3mdev, 2)
     }
 }
 
@@ -374,6 +380,29 @@ pub struct Link {
 }
 
 impl Link {
+    /// A physical Ethernet interface that works, of which nothing else is known.
+    #[must_use]
+    pub fn ethernet(ifindex: u32, name: impl Into<String>) -> Self {
+        Self {
+            ifindex,
+            name: name.into(),
+            kind: String::new(),
+            up: true,
+            carrier: true,
+            noarp: false,
+            arphrd: 1,
+            mtu: 1500,
+            mac: None,
+            master: None,
+            lower: None,
+            vlan: None,
+            keeps_tag: false,
+            vrf_table: None,
+            alias: None,
+            addresses: Vec::new(),
+        }
+    }
+
     /// Whether nexthops can exist on it now.
     #[must_use]
     pub fn usable(&self) -> bool {

@@ -43,26 +43,8 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn link(ifindex: u32, address: &str) -> Link {
-    let net = address.parse().unwrap();
-    let address = Address { net, peer: None, no_prefix_route: false, tentative: false, metric: 0 };
-    Link {
-        ifindex,
-        name: format!("e{ifindex}"),
-        kind: String::new(),
-        up: true,
-        carrier: true,
-        noarp: false,
-        arphrd: 1,
-        mtu: 1500,
-        mac: None,
-        master: None,
-        lower: None,
-        vlan: None,
-        keeps_tag: false,
-        vrf_table: None,
-        alias: None,
-        addresses: vec![address],
-    }
+    let addresses = vec![Address::plain(address.parse().unwrap())];
+    Link { addresses, ..Link::ethernet(ifindex, format!("e{ifindex}")) }
 }
 
 fn route(table: u32, prefix: &str, metric: u32, gateway: &str, ifindex: u32, protocol: u8) -> KernelRoute {
@@ -79,18 +61,7 @@ fn route(table: u32, prefix: &str, metric: u32, gateway: &str, ifindex: u32, pro
 }
 
 fn builtin(priority: u32, table: u32) -> Rule {
-    Rule {
-        family: Family::Ipv4,
-        priority,
-        source: None,
-        destination: None,
-        iif: None,
-        oif: None,
-        ip_protocol: None,
-        destination_ports: None,
-        action: RuleAction::Lookup(table),
-        protocol: 2,
-    }
+    Rule::all(Family::Ipv4, priority, RuleAction::Lookup(table), 2)
 }
 
 /// The kernel as the agent would have made it, with a default route of a DHCP client beside it.

@@ -22,22 +22,12 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     }
     let flags = message.header.flags;
     let mut link = Link {
-        ifindex: message.header.index,
-        name: String::new(),
-        kind: String::new(),
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         noarp: flags.contains(LinkFlags::Noarp),
         arphrd: message.header.link_layer_type.into(),
         mtu: 0,
-        mac: None,
-        master: None,
-        lower: None,
-        vlan: None,
-        keeps_tag: false,
-        vrf_table: None,
-        alias: None,
-        addresses: Vec::new(),
+        ..Link::ethernet(message.header.index, "")
     };
     let (mut peer_elsewhere, mut unmarked) = (false, false);
     for attribute in &message.attributes {

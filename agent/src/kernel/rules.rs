@@ -75,18 +75,7 @@ pub(super) fn decode(message: &RuleMessage) -> Option<Rule> {
         AddressFamily::Inet6 => Family::Ipv6,
         _ => return None,
     };
-    let mut rule = Rule {
-        family,
-        priority: 0,
-        source: None,
-        destination: None,
-        iif: None,
-        oif: None,
-        ip_protocol: None,
-        destination_ports: None,
-        action: RuleAction::Nop,
-        protocol: 0,
-    };
+    let mut rule = Rule::all(family, 0, RuleAction::Nop, 0);
     let mut table = u32::from(message.header.table);
     let mut target = 0;
     let mut l3mdev = false;

@@ -72,18 +72,7 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, facts: &NodeFacts) {
 }
 
 fn blank(config: &Config, family: Family, priority: u32, action: RuleAction) -> Rule {
-    Rule {
-        family,
-        priority,
-        source: None,
-        destination: None,
-        iif: None,
-        oif: None,
-        ip_protocol: None,
-        destination_ports: None,
-        action,
-        protocol: config.route_protocol,
-    }
+    Rule::all(family, priority, action, config.route_protocol)
 }
 
 /// One match of a policy rule, multiplied out, with the rules that it becomes.

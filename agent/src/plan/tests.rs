@@ -10,31 +10,8 @@ fn net(prefix: &str) -> IpNet {
 }
 
 fn link(ifindex: u32, name: &str, addresses: &[&str]) -> Link {
-    let address = |text: &&str| Address {
-        net: net(text),
-        peer: None,
-        no_prefix_route: false,
-        tentative: false,
-        metric: 0,
-    };
-    Link {
-        ifindex,
-        name: name.to_owned(),
-        kind: String::new(),
-        up: true,
-        carrier: true,
-        noarp: false,
-        arphrd: 1,
-        mtu: 1500,
-        mac: None,
-        master: None,
-        lower: None,
-        vlan: None,
-        keeps_tag: false,
-        vrf_table: None,
-        alias: None,
-        addresses: addresses.iter().map(address).collect(),
-    }
+    let addresses = addresses.iter().map(|text| Address::plain(net(text))).collect();
+    Link { addresses, ..Link::ethernet(ifindex, name) }
 }
 
 fn owner(name: &str) -> Vec<ObjectRef> {

@@ -40,24 +40,7 @@ struct Bench {
 }
 
 fn link(ifindex: u32) -> Link {
-    Link {
-        ifindex,
-        name: format!("e{ifindex}"),
-        kind: "veth".to_owned(),
-        up: true,
-        carrier: true,
-        noarp: false,
-        arphrd: 1,
-        mtu: 1500,
-        mac: None,
-        master: None,
-        lower: None,
-        vlan: None,
-        keeps_tag: false,
-        vrf_table: None,
-        alias: None,
-        addresses: Vec::new(),
-    }
+    Link { kind: "veth".to_owned(), ..Link::ethernet(ifindex, format!("e{ifindex}")) }
 }
 
 fn import(from: u32, into: u32) -> Import {

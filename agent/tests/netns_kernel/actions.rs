@@ -11,18 +11,7 @@ use backtrail::model::{Address, Family, Link, Neighbour, NeighbourState, Rule, R
 use crate::{Links, OURS, address, in_namespace, in_namespace_async, index, ip, until};
 
 fn rule(family: Family, priority: u32, action: RuleAction) -> Rule {
-    Rule {
-        family,
-        priority,
-        source: None,
-        destination: None,
-        iif: None,
-        oif: None,
-        ip_protocol: None,
-        destination_ports: None,
-        action,
-        protocol: OURS,
-    }
+    Rule::all(family, priority, action, OURS)
 }
 
 async fn our_rules() -> Vec<Rule> {

@@ -375,18 +375,8 @@ fn a_folder_that_is_not_on_a_bpffs_is_an_error() {
 }
 
 fn rule(priority: u32, protocol: u8) -> crate::model::Rule {
-    crate::model::Rule {
-        family: crate::model::Family::Ipv4,
-        priority,
-        source: None,
-        destination: None,
-        iif: None,
-        oif: None,
-        ip_protocol: None,
-        destination_ports: None,
-        action: crate::model::RuleAction::Lookup(100),
-        protocol,
-    }
+    let action = crate::model::RuleAction::Lookup(100);
+    crate::model::Rule::all(crate::model::Family::Ipv4, priority, action, protocol)
 }
 
 #[test]
@@ -440,24 +430,8 @@ fn programs_before_ours_and_unequal_mtus_are_told() {
         }],
         ..SteeredInterfaceStatus::default()
     };
-    let link = |ifindex, name: &str, mtu| crate::model::Link {
-        ifindex,
-        name: name.to_owned(),
-        kind: String::new(),
-        up: true,
-        carrier: true,
-        noarp: false,
-        arphrd: 1,
-        mtu,
-        mac: None,
-        master: None,
-        lower: None,
-        vlan: None,
-        keeps_tag: false,
-        vrf_table: None,
-        alias: None,
-        addresses: Vec::new(),
-    };
+    let link =
+        |ifindex, name: &str, mtu| crate::model::Link { mtu, ..crate::model::Link::ethernet(ifindex, name) };
     let mut state = ReturnPathState {
         interfaces: vec![interface("eth1", "first"), interface("eth2", "first")],
         ..ReturnPathState::default()

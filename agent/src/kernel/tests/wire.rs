@@ -270,18 +270,7 @@ fn a_group_holds_weights_less_one() {
 
 #[test]
 fn a_delete_request_matches_what_it_leaves_out() {
-    let all = crate::model::Rule {
-        family: Family::Ipv4,
-        priority: 1100,
-        source: None,
-        destination: None,
-        iif: None,
-        oif: None,
-        ip_protocol: None,
-        destination_ports: None,
-        action: crate::model::RuleAction::Lookup(10_000),
-        protocol: 201,
-    };
+    let all = crate::model::Rule::all(Family::Ipv4, 1100, crate::model::RuleAction::Lookup(10_000), 201);
     let narrow = crate::model::Rule { iif: Some("eth1".to_owned()), ..all.clone() };
     assert!(rules::deletes(&all, &narrow), "the wide one would hit the narrow one");
     assert!(!rules::deletes(&narrow, &all));

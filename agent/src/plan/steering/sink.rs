@@ -106,19 +106,10 @@ fn lead_services(
         }
         let metric = if family == Family::Ipv6 { METRIC_IPV6 } else { 0 };
         plan.routes.push(route(config, device, table, metric, family));
-        plan.rules.extend(of_family.map(|net| Rule {
-            family,
-            // They all lead to one table: among them order decides nothing.
-            priority: config.rule_priorities.1,
-            source: Some(*net),
-            destination: None,
-            iif: None,
-            oif: None,
-            ip_protocol: None,
-            destination_ports: None,
-            action: RuleAction::Lookup(table),
-            protocol: config.route_protocol,
-        }));
+        // They all lead to one table: among them order decides nothing.
+        let priority = config.rule_priorities.1;
+        let rule = Rule::all(family, priority, RuleAction::Lookup(table), config.route_protocol);
+        plan.rules.extend(of_family.map(|net| Rule { source: Some(*net), ..rule.clone() }));
     }
 }
 

@@ -88,22 +88,10 @@ fn link(ifindex: u32, name: &str) -> Link {
     let last = u8::try_from(ifindex).expect("small");
     let net: IpNet = format!("10.0.{last}.2/24").parse().expect("a prefix");
     Link {
-        ifindex,
-        name: name.to_owned(),
         kind: "veth".to_owned(),
-        up: true,
-        carrier: true,
-        noarp: false,
-        arphrd: 1,
-        mtu: 1500,
         mac: Some([2, 0, 0, 0, 1, last]),
-        master: None,
-        lower: None,
-        vlan: None,
-        keeps_tag: false,
-        vrf_table: None,
-        alias: None,
-        addresses: vec![Address { net, peer: None, no_prefix_route: false, tentative: false, metric: 0 }],
+        addresses: vec![Address::plain(net)],
+        ..Link::ethernet(ifindex, name)
     }
 }
 
