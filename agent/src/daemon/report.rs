@@ -275,7 +275,7 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
     ];
     let negative = [
         (condition::CONFLICTED, conflicted(agent)),
-        (condition::GUARDRAIL_TRIPPED, guardrail(counts)),
+        (condition::GUARDRAIL_TRIPPED, guardrail(counts, agent.engine.rib().limit())),
         (condition::FOREIGN_INTERFERENCE, interference(agent)),
     ];
     // What is kept out on purpose, or put right again, does not make a node unready.
@@ -497,7 +497,15 @@ fn conflicted(agent: &Agent) -> Verdict {
     )
 }
 
-fn guardrail(counts: &Counts) -> Verdict {
+fn guardrail(counts: &Counts, limit: usize) -> Verdict {
+    if counts.refused > 0 {
+        let text = format!(
+            "{} announcements were not learned, for {limit} routes are: filter them in FRR, or raise maxRoutesPerNode and \
+             restart the agent",
+            counts.refused
+        );
+        return Verdict::new(true, reason::MAX_LEARNED_ROUTES, text);
+    }
     let guards = [
         reason::DEFAULT_ROUTE_REJECTED,
         reason::PROTECTED_PREFIX,
@@ -548,6 +556,7 @@ fn publish(agent: &Agent, counts: &Counts) {
         metrics::store(&metrics.fpm.bytes, stats.bytes);
     }
     metrics::store(&metrics.fpm.decode_errors, agent.fpm.malformed);
+    metrics.rib.refused.set(number(counts.refused));
     metrics.rib.stale.set(number(counts.stale));
     metrics.rib.nexthops.set(number(agent.engine.rib().nexthop_count() as u64));
     metrics.rib.routes.clear();

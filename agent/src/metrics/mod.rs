@@ -167,6 +167,7 @@ stage! {
     /// What FRR taught.
     Rib {
         routes: Family<Table, Gauge> = "rib_routes", "Routes learned, by FPM table";
+        refused: Gauge = "rib_refused_announcements", "Announcements of this session that were not learned: as many routes as are kept were known (`MaxLearnedRoutes`)";
         stale: Gauge = "rib_stale_routes", "Routes learned in an earlier session and not confirmed in this one";
         nexthops: Gauge = "rib_nexthops", "Nexthop objects learned";
     }

@@ -32,6 +32,9 @@ pub const METRIC_LAST_RESORT: u32 = 4_294_967_293;
 /// Metric of the unreachable default that ends a `Strict` table.
 pub const METRIC_STRICT: u32 = 4_294_967_295;
 
+/// Learned routes that are kept for each one that the guardrail lets in: with its default all of today's Internet.
+const LEARNED_PER_PROGRAMMED: u64 = 8;
+
 /// Table and metric: where an import's routes go.
 pub type TargetKey = (u32, u32);
 
@@ -252,6 +255,13 @@ impl Plan {
         self.imports == other.imports
             && self.protected == other.protected
             && self.max_routes_per_node == other.max_routes_per_node
+    }
+
+    /// Learned routes that are kept at most, programmed or not: a peer of FRR's that announces millions costs memory only
+    /// up to here.
+    #[must_use]
+    pub fn max_learned_routes(&self) -> u64 {
+        self.max_routes_per_node.saturating_mul(LEARNED_PER_PROGRAMMED)
     }
 
     /// Takes over the fixed routes of another plan that serve `purpose`.

@@ -279,6 +279,7 @@ impl Engine {
             })
             .collect();
         self.plan = plan;
+        self.rib.set_limit(self.plan.max_learned_routes());
         self.held = held;
         self.accepted = vec![0; self.plan.imports.len()];
         self.frozen.clear();

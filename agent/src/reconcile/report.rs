@@ -17,6 +17,8 @@ use crate::status::rows::RouteState;
 pub struct Counts {
     /// Routes that FRR announced (protocol 2 aside).
     pub learned: u64,
+    /// Announcements of this session that were not learned, for the limit was reached.
+    pub refused: u64,
     /// Learned routes that at least one import takes.
     pub accepted: u64,
     /// Learned routes that no import takes, by reason; those of tables that no import names are `NoImport`.
@@ -121,7 +123,8 @@ impl Engine {
     /// Counts everything: one pass over what was learned and what is programmed.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { learned: self.rib.len() as u64, ..Counts::default() };
+        let (learned, refused) = (self.rib.len() as u64, self.rib.refused());
+        let mut counts = Counts { learned, refused, ..Counts::default() };
         counts.imports = vec![ImportCounts::default(); self.plan.imports.len()];
         for (table, prefix, learned) in self.rib.iter() {
             match self.judge(table, &prefix, learned, &mut counts.imports) {

@@ -27,6 +27,9 @@ use crate::model::{Family, Hop, Special};
 /// programmed.
 const MAX_GENERATIONS: usize = 8;
 
+/// Learned routes at least that are kept, whatever the guardrails say.
+const MIN_LIMIT: usize = 100_000;
+
 /// A nexthop with its weight, 1 to 65536.
 pub type WeightedHop = (Hop, u32);
 
@@ -133,7 +136,7 @@ pub enum Change {
     },
     /// This nexthop object of the current generation changed; routes by it and by groups with it are affected.
     Nexthop(u32),
-    /// A route that is never programmed: with a source prefix, or of a type that forwards to nowhere.
+    /// A route that is not kept: with a source prefix, of a type that forwards to nowhere, or beyond the limit.
     Ignored,
     /// Nothing that concerns us.
     None,
@@ -170,6 +173,10 @@ pub struct Rib {
     /// Routes of the current generation by each nexthop id.
     users: FxHashMap<u32, u64>,
     ignored: Ignored,
+    /// Routes at most: see [`Rib::set_limit`].
+    limit: usize,
+    /// Announcements of the current generation that found no room.
+    refused: u64,
 }
 
 impl Default for Rib {
@@ -182,6 +189,9 @@ impl Default for Rib {
             per_table: FxHashMap::default(),
             users: FxHashMap::default(),
             ignored: Ignored::default(),
+            // Until the first plan says more.
+            limit: usize::MAX,
+            refused: 0,
         }
     }
 }
@@ -199,11 +209,30 @@ impl Rib {
         self.epochs.back().map_or(Generation(0), |epoch| epoch.generation)
     }
 
+    /// Bounds what is kept, and so its memory: a prefix that is new when `limit` (but at least 100,000) routes are known
+    /// is not learned, and forgotten until FRR announces it again. What is known stays, and can change.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = usize::try_from(limit).unwrap_or(usize::MAX).max(MIN_LIMIT);
+    }
+
+    /// The most routes that are kept.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How many announcements of the current generation found no room.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// Starts a new generation: everything learned so far is stale until it is announced again.
     pub fn new_generation(&mut self) -> Generation {
         let next = Generation(self.generation().0.wrapping_add(1));
         self.epochs.push_back(Epoch::new(next));
         self.users.clear();
+        self.refused = 0;
         if self.epochs.len() > MAX_GENERATIONS + 1 {
             self.epochs.pop_front();
         }
@@ -249,6 +278,10 @@ impl Rib {
         }
         if route.key.src.is_some() {
             self.ignored.source_specific += 1;
+            return Change::Ignored;
+        }
+        if self.routes.len() >= self.limit && self.routes.get(table, &prefix).is_none() {
+            self.refused += 1;
             return Change::Ignored;
         }
         let target = match route.kind {

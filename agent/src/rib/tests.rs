@@ -112,6 +112,34 @@ fn details_that_no_route_has_are_forgotten() {
     assert!(matches!(resolved(&rib, "10.0.0.0/24"), Resolved::Hops(_)));
 }
 
+#[test]
+fn a_prefix_that_is_new_beyond_the_limit_is_refused() {
+    let mut rib = Rib::default();
+    rib.set_limit(1);
+    assert_eq!(rib.limit(), MIN_LIMIT);
+    let announce = |number: usize, id: u32| {
+        let number = u32::try_from(number).unwrap();
+        let to = ipnet::Ipv4Net::new((0x6440_0000 + number).into(), 32).unwrap();
+        route(&to.to_string(), Target::Nexthop(NexthopId(id)))
+    };
+    for number in 0..MIN_LIMIT {
+        rib.apply(&announce(number, 1));
+    }
+    assert_eq!(rib.apply(&announce(MIN_LIMIT, 1)), Change::Ignored);
+    assert_eq!((rib.len(), rib.refused()), (MIN_LIMIT, 1));
+    // What is known may change and go, and what goes makes room.
+    assert!(matches!(rib.apply(&announce(0, 2)), Change::Route { present: true, .. }));
+    rib.apply(&Update::RouteDel(zebra_fpm::RouteDel {
+        key: RouteKey::new(TableId(254), net("100.64.0.0/32")),
+        protocol: None,
+        metric: None,
+    }));
+    assert!(matches!(rib.apply(&announce(MIN_LIMIT, 1)), Change::Route { present: true, .. }));
+    assert_eq!((rib.len(), rib.refused()), (MIN_LIMIT, 1));
+    rib.new_generation();
+    assert_eq!(rib.refused(), 0);
+}
+
 proptest! {
     #[test]
     fn a_prefix_map_is_a_map(entries in prop::collection::vec((0..4u32, any::<u32>(), 0..=32u8, any::<bool>()), 0..200)) {

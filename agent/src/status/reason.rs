@@ -149,6 +149,7 @@ words! {
     PROTECTED_PREFIX = "ProtectedPrefix", "Equals or lies inside a protected prefix.";
     MAX_ROUTES = "MaxRoutes", "The import's `maxRoutes` is reached.";
     MAX_ROUTES_PER_NODE = "MaxRoutesPerNode", "The guardrail `maxRoutesPerNode` is reached.";
+    MAX_LEARNED_ROUTES = "MaxLearnedRoutes", "FRR announces more than is kept: eight times the guardrail `maxRoutesPerNode`, at least 100,000 routes.";
     KERNEL_REJECTED = "KernelRejected", "The kernel refused it; the log and `status` have its words.";
     FOREIGN_ROUTE = "ForeignRoute", "Somebody else's route has its place.";
 }
