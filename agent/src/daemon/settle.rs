@@ -55,7 +55,7 @@ impl Agent {
             self.next_retry = now + RETRY_EVERY;
             self.listen_fpm();
             self.todo.environment |= !self.environment.failures.is_empty();
-            self.todo.steering |= self.steering.is_displaced();
+            self.todo.steering |= self.steering.is_disturbed();
             self.todo.plan |= self.facts.is_occupied();
         }
         self.todo.steering |= self.steering.retry_at().is_some_and(|at| now >= at && !self.is_frozen());

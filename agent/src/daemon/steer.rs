@@ -220,9 +220,9 @@ impl Steerer {
         Ok(Page { total: total.max(rows.len() as u64), rows, next: found.next })
     }
 
-    /// Whether somebody put a program before ours, which can be undone now.
-    pub(super) fn is_displaced(&self) -> bool {
-        self.edge().is_some_and(|edge| edge.is_displaced().unwrap_or(false))
+    /// See [`Steering::is_disturbed`].
+    pub(super) fn is_disturbed(&self) -> bool {
+        self.edge().is_some_and(|edge| edge.is_disturbed().unwrap_or(false))
     }
 
     /// Makes the programs report; readable when they have.

@@ -221,8 +221,8 @@ pub(super) fn state(folder: &Folder, pin: Pin) -> Result<Option<(u32, Option<u32
 
 /// Programs that a packet meets before ours, on a TCX hook.
 pub(super) fn programs_before(place: Place, program: u32) -> Option<usize> {
-    let (_, programs) = SchedClassifier::query_tcx(&place.name().ok()?, place.direction.into()).ok()?;
-    programs.iter().position(|info| info.id() == program)
+    let programs = sys::tcx_programs(place.ifindex, place.direction).ok()?;
+    programs.iter().position(|id| *id == program)
 }
 
 /// Filters that a packet meets before ours, with clsact: the kernel lists them in their order.

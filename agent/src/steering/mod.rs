@@ -77,6 +77,8 @@ pub struct Steering {
     counts: (u64, u64),
     /// Names of the plan's interfaces, by ifindex.
     names: BTreeMap<u32, String>,
+    /// Places that the last plan wants programs in.
+    wanted: usize,
     /// When programs may be loaded again to be first; at once while it is `None`.
     next_reorder: Option<Instant>,
 }
@@ -117,6 +119,7 @@ impl Steering {
             watch: Watch::default(),
             counts: (0, 0),
             names: BTreeMap::new(),
+            wanted: 0,
             next_reorder: None,
         };
         // An agent that was killed may have listened.
@@ -132,6 +135,7 @@ impl Steering {
             report.note(self.load_again(Some(plan.flows.max_entries)).map(|()| 1));
         }
         self.names = plan.interfaces.iter().map(|(ifindex, on)| (*ifindex, on.name.clone())).collect();
+        self.wanted = places(plan).len();
         let layout = self.numbers.lay_out(plan, self.loaded.maps.paths.content());
         for (object, limit) in &layout.full {
             report.problems.push(SteeringError::Full { object: object.clone(), limit: *limit });
@@ -223,16 +227,16 @@ impl Steering {
         displaced
     }
 
-    /// Whether a program of ours is due to be put before those of others again.
+    /// Whether others changed what [`Self::apply`] mends: a program of ours was taken away, or another put before it.
     ///
     /// # Errors
     /// The kernel refused to tell.
-    pub fn is_displaced(&self) -> Result<bool, SteeringError> {
-        if self.hook == Hook::Clsact || self.next_reorder.is_some_and(|at| Instant::now() < at) {
-            return Ok(false);
-        }
-        let attachments = self.report()?.attachments;
-        Ok(attachments.iter().any(|attachment| attachment.programs_before.is_some_and(|before| before > 0)))
+    pub fn is_disturbed(&self) -> Result<bool, SteeringError> {
+        let found = self.report()?.attachments;
+        let may_reorder = self.hook == Hook::Tcx && self.next_reorder.is_none_or(|at| Instant::now() >= at);
+        let displaced =
+            found.iter().any(|attachment| attachment.programs_before.is_some_and(|before| before > 0));
+        Ok(found.len() < self.wanted || (may_reorder && displaced))
     }
 
     /// Detaches what is not in the plan, ingress first.

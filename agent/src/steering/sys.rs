@@ -9,7 +9,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use aya::Pod;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+
+use super::Direction;
+
+/// `BPF_MPROG_MAX` of linux/bpf_mprog.h: programs on one side of an interface.
+const MAX_TCX_PROGRAMS: usize = 64;
 
 /// Calls bpf(2).
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
@@ -77,6 +82,26 @@ pub(super) fn tcx_link(fd: BorrowedFd<'_>) -> io::Result<TcxLink> {
     // SAFETY: every member of the union is plain integers.
     let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
     Ok(TcxLink { id: info.id, program: info.prog_id, ifindex })
+}
+
+/// Ids of the programs on one side of an interface, in the order in which packets meet them. Linux 6.6.
+///
+/// Ids only: to look a program up by its id takes CAP_SYS_ADMIN, which the agent is shipped without.
+pub(super) fn tcx_programs(ifindex: u32, direction: Direction) -> io::Result<Vec<u32>> {
+    let side = match direction {
+        Direction::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
+        Direction::Egress => bpf_attach_type::BPF_TCX_EGRESS,
+    };
+    let mut ids = vec![0u32; MAX_TCX_PROGRAMS];
+    let mut attr = zeroed_attr();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = side as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: the count is what the kernel wrote; both members of the union are the same integer.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
 }
 
 /// A part of a hash map.

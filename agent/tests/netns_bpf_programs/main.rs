@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 #![expect(unsafe_code, reason = "no crate here opens a tun device")]
 
-mod frames;
 mod harness;
 mod learn;
 mod mtu;
@@ -14,6 +13,7 @@ mod steer;
 mod table;
 mod tun;
 
+use backtrail_lab::frames;
 use harness::{NEXT, Node};
 
 /// Instructions that the verifier may walk for each program, twice as many as today on 6.1 and 6.18.

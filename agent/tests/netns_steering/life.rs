@@ -8,9 +8,10 @@ use backtrail::intent::types::ReturnPathInterface;
 use backtrail::plan::steering::SteeringPlan;
 use backtrail::steering::{Attachment, Hook, Steering, SteeringError, SteeringOptions, cleanup};
 use backtrail_ebpf_common::OBJECT;
+use backtrail_lab::ways::connect_requests;
 use backtrail_lab::{Flow, Lab, wait_until};
 
-use crate::topology::{CLIENT4, PATIENCE, PORT, Topology, VIP4, asked, connect_request, lacks_tcx};
+use crate::topology::{CLIENT4, PATIENCE, PORT, Topology, VIP4, asked, lacks_tcx};
 
 /// Packets of a steady flow are this far apart.
 const INTERVAL: Duration = Duration::from_millis(5);
@@ -93,7 +94,7 @@ fn flow_tables_change_their_size_under_traffic() -> Result<()> {
     let mut plan = lab.plan()?;
     plan.flows.max_entries = 8192;
     let steering = lab.steering.as_mut().context("open")?;
-    let report = lab.node.enter(|| steering.apply(&plan))?;
+    let report = lab.net.node.enter(|| steering.apply(&plan))?;
     ensure!(report.problems.is_empty() && report.attached == 3, "{report:?}");
     let wires = lab.wires(|| more_answers(&flow))?;
     ensure!(wires.default == 0, "{wires:?}");
@@ -108,7 +109,7 @@ fn flow_tables_change_their_size_under_traffic() -> Result<()> {
     lab.steering = None;
     lab.open()?;
     let steering = lab.steering.as_mut().context("open")?;
-    let report = lab.node.enter(|| steering.apply(&plan))?;
+    let report = lab.net.node.enter(|| steering.apply(&plan))?;
     ensure!(report.writes == 0 && report.attached == 3, "{report:?}");
     Ok(())
 }
@@ -142,7 +143,7 @@ fn a_device_that_was_made_anew_is_attached_anew() -> Result<()> {
     ensure!(plan.interfaces.is_empty() && plan.conditions.len() == 1, "{:?}", plan.conditions);
     lab.apply()?;
     ensure!(attachments(&lab)?.is_empty());
-    connect_request(&lab.lab, &lab.router, &lab.node)?;
+    connect_requests(&lab.lab, &lab.router, &lab.node)?;
     lab.router.run(&format!(
         "ip route replace {VIP4} via 10.0.2.2; ip -6 route replace 2001:db8:5::10 via fd00:2::2"
     ))?;
@@ -261,7 +262,7 @@ fn idle_flows_and_unused_paths_are_forgotten() -> Result<()> {
     plan.flows.max_entries = 4096;
     (plan.flows.tcp_idle, plan.flows.udp_idle) = (Duration::from_secs(1), Duration::from_secs(1));
     let steering = lab.steering.as_mut().context("open")?;
-    lab.node.enter(|| steering.apply(&plan))?;
+    lab.net.node.enter(|| steering.apply(&plan))?;
     let mut removed = 0;
     wait_until(Duration::from_secs(20), "all flows are forgotten", || {
         removed += steering.expire(16).map_or(0, |expired| expired.removed);
@@ -298,7 +299,7 @@ fn a_device_that_vanishes_costs_itself_only() -> Result<()> {
     lab.node.run("ip link del vx")?;
     lab.open()?;
     let steering = lab.steering.as_mut().context("open")?;
-    let report = lab.node.enter(|| steering.apply(&plan))?;
+    let report = lab.net.node.enter(|| steering.apply(&plan))?;
     ensure!(report.attached == 3 && report.problems.len() == 2, "{report:?}");
     lab.assert_steered()
 }
@@ -320,14 +321,20 @@ fn what_somebody_detached_is_attached_again() -> Result<()> {
     lab.assert_steered()
 }
 
+fn is_disturbed(lab: &Topology) -> Result<bool> {
+    let steering = lab.steering()?;
+    Ok(lab.node.enter(|| steering.is_disturbed())??)
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_filter_that_somebody_deleted_is_made_again() -> Result<()> {
     let mut lab = Topology::new("mendc")?;
     lab.force_clsact = true;
     lab.apply()?;
+    ensure!(!is_disturbed(&lab)?);
     lab.node.run("tc qdisc del dev vdef clsact")?;
-    ensure!(attachments(&lab)?.len() == 2);
+    ensure!(attachments(&lab)?.len() == 2 && is_disturbed(&lab)?);
     let report = lab.apply()?;
     ensure!(report.attached == 1 && report.writes == 0, "{report:?}");
     lab.assert_steered()
@@ -365,11 +372,7 @@ fn ours_is_the_first_program_and_becomes_it_again() -> Result<()> {
     lab.node.enter(|| program.attach_with_options("vdef", TcAttachType::Egress, first))??;
     ensure!(before(&lab)?.contains(&Some(1)), "{:?}", before(&lab)?);
     let flow = steady_flow(&lab)?;
-    let is_displaced = |lab: &Topology| -> Result<bool> {
-        let steering = lab.steering()?;
-        Ok(lab.node.enter(|| steering.is_displaced())??)
-    };
-    ensure!(is_displaced(&lab)?);
+    ensure!(is_disturbed(&lab)?);
     let report = lab.apply()?;
     ensure!(report.attached == 3, "one by a new link, two in place: {report:?}");
     ensure!(before(&lab)? == [Some(0); 3], "{:?}", before(&lab)?);
@@ -381,7 +384,7 @@ fn ours_is_the_first_program_and_becomes_it_again() -> Result<()> {
     let program = foreign()?;
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     lab.node.enter(|| program.attach_with_options("vdef", TcAttachType::Egress, first))??;
-    ensure!(lab.apply()?.attached == 0 && !is_displaced(&lab)?);
+    ensure!(lab.apply()?.attached == 0 && !is_disturbed(&lab)?);
     ensure!(before(&lab)?.contains(&Some(1)), "{:?}", before(&lab)?);
     Ok(())
 }
