@@ -1,6 +1,8 @@
 //! tc egress: replies that are about to leave by another interface than their requests came in by.
 
-use backtrail_ebpf_common::maps::{Flow, FlowKey4, FlowKey6, IFACE_CHECK_MAC, Iface, PATH_NODE};
+use backtrail_ebpf_common::maps::{
+    FLOW_GATEWAY, Flow, FlowKey4, FlowKey6, IFACE_CHECK_MAC, Iface, PATH_NODE,
+};
 use backtrail_ebpf_common::packet::fast::{Ethernet, Plain4, Plain6};
 use backtrail_ebpf_common::packet::{Headers, Kind};
 
@@ -19,13 +21,13 @@ pub fn run(skb: Skb) -> i32 {
             && let Some(ethernet) = skb.at::<Ethernet>(0)
             && ip.is_plain(ethernet)
         {
-            return plain(skb, iface, &ethernet.source, ip);
+            return plain(skb, iface, ethernet, ip);
         }
         if let Some(ip) = skb.at::<Plain6>(Plain6::L3)
             && let Some(ethernet) = skb.at::<Ethernet>(0)
             && ip.is_plain(ethernet)
         {
-            return plain(skb, iface, &ethernet.source, ip);
+            return plain(skb, iface, ethernet, ip);
         }
     }
     other(skb, iface)
@@ -33,8 +35,8 @@ pub fn run(skb: Skb) -> i32 {
 
 /// A packet in the usual frame.
 #[inline(always)]
-fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, mac: &[u8; 6], ip: &H) -> i32 {
-    if iface.flags & IFACE_CHECK_MAC != 0 && *mac != iface.mac {
+fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, ethernet: &Ethernet, ip: &H) -> i32 {
+    if iface.flags & IFACE_CHECK_MAC != 0 && ethernet.source != iface.mac {
         count!(iface.slot, upper_device);
         return NEXT;
     }
@@ -48,10 +50,16 @@ fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, mac: &[u8; 6], ip: &H)
     if flow.reply_gate != maps::gate() {
         look_at(skb, iface, ip, packet::plain_kind(skb, H::L4, ip.proto()));
     }
-    if flow.path == PATH_NODE || flow.ifindex == iface.ifindex {
+    if flow.path == PATH_NODE || is_right(flow, iface, || ethernet.destination == flow.mac) {
         return NEXT;
     }
     steer_plain(skb, iface, ip, flow)
+}
+
+/// Whether a reply leaves by the interface of its request, and to the gateway that delivered that one if it is a known one.
+#[inline(always)]
+fn is_right(flow: &Flow, iface: &Iface, to_gateway: impl FnOnce() -> bool) -> bool {
+    flow.ifindex == iface.ifindex && (flow.flags & FLOW_GATEWAY == 0 || to_gateway())
 }
 
 /// What few packets need has stack of its own.
@@ -112,7 +120,7 @@ fn reply<K: FlowKey>(skb: Skb, iface: &'static Iface, headers: &Headers, key: &K
     if flow.reply_gate != maps::gate() {
         learn::reply(&packet);
     }
-    if flow.path == PATH_NODE || flow.ifindex == iface.ifindex {
+    if flow.path == PATH_NODE || is_right(flow, iface, || skb.destination_mac() == Some(flow.mac)) {
         return NEXT;
     }
     steer::steer(&packet, flow)

@@ -1,9 +1,9 @@
 //! What is remembered of flows: openers that come in, openers that the node sends, and flows that move.
 
 use backtrail_ebpf_common::maps::{
-    EVENT_LEARNED, FLOW_ADOPTED, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS, IFACE_LEARN,
-    IFACE_TRANSIT, Iface, MacKey, NEVER_EXCEPTED, NEXTHOP_NONE, Nexthop, PATH_NODE, PROTO_ICMP, PROTO_SCTP,
-    PROTO_TCP, PROTO_UDP,
+    EVENT_LEARNED, FLOW_ADOPTED, FLOW_GATEWAY, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS,
+    IFACE_LEARN, IFACE_TRANSIT, Iface, MacKey, NEVER_EXCEPTED, NEXTHOP_NONE, Nexthop, PATH_NODE, PROTO_ICMP,
+    PROTO_SCTP, PROTO_TCP, PROTO_UDP,
 };
 use backtrail_ebpf_common::packet::{Kind, SCTP, TCP, UDP};
 use backtrail_ebpf_common::scope;
@@ -47,13 +47,14 @@ fn next_request<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
         return;
     }
     let mac = source_mac(packet);
-    let path = match maps::path_of_mac(&MacKey { ifindex: iface.ifindex, mac, family: K::FAMILY }) {
-        Some(path) => path,
-        // After a failover the gateway forwards from a MAC that is not known yet; its address stays.
-        None if flow.ifindex == iface.ifindex && maps::is_gateway(flow.path) => flow.path,
-        None => K::default_path(iface),
-    };
-    if path == PATH_NODE || (path == flow.path && flow.ifindex == iface.ifindex && flow.mac == mac) {
+    let (mut path, gateway) = path_of::<K>(iface, mac);
+    // After a failover the gateway forwards from a MAC that is not known yet; its address stays.
+    if gateway == 0 && flow.ifindex == iface.ifindex && maps::is_gateway(flow.path) {
+        path = flow.path;
+    }
+    let flags = flow.flags & !FLOW_GATEWAY | gateway;
+    let same = path == flow.path && flow.ifindex == iface.ifindex && flow.mac == mac && flow.flags == flags;
+    if path == PATH_NODE || same {
         return;
     }
     if path != flow.path {
@@ -63,6 +64,7 @@ fn next_request<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
     flow.path = path;
     flow.ifindex = iface.ifindex;
     flow.mac = mac;
+    flow.flags = flags;
 }
 
 /// A request of an unknown flow.
@@ -87,11 +89,11 @@ fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
         return count!(iface.slot, midflow);
     }
     let mac = source_mac(packet);
-    let path = path_of::<K>(iface, mac);
+    let (path, gateway) = path_of::<K>(iface, mac);
     if path == PATH_NODE {
         return;
     }
-    let flags = if opener { 0 } else { FLOW_ADOPTED };
+    let flags = gateway | if opener { 0 } else { FLOW_ADOPTED };
     let now = maps::now();
     if !key.store(&Flow { path, ifindex: iface.ifindex, seen: now, flags, mac, ..blank(now) }) {
         return count!(iface.slot, full);
@@ -206,11 +208,16 @@ fn is_in_scope<K: FlowKey>(iface: &Iface, key: &K) -> bool {
     !excepted
 }
 
-/// The path of requests from a MAC: the gateway that has it, else the interface's own.
+/// The path of requests from a MAC, the gateway's that has it, else the interface's own; and `FLOW_GATEWAY` if the MAC stands
+/// for the path.
 #[inline(always)]
-fn path_of<K: FlowKey>(iface: &Iface, mac: [u8; 6]) -> u32 {
+fn path_of<K: FlowKey>(iface: &Iface, mac: [u8; 6]) -> (u32, u16) {
     let key = MacKey { ifindex: iface.ifindex, mac, family: K::FAMILY };
-    maps::path_of_mac(&key).unwrap_or_else(|| K::default_path(iface))
+    if let Some(path) = maps::path_of_mac(&key) {
+        return (path, FLOW_GATEWAY);
+    }
+    let path = K::default_path(iface);
+    (path, if iface.l2_length != 0 && maps::is_by_mac(path) { FLOW_GATEWAY } else { 0 })
 }
 
 /// Source MAC; zeros without L2 header.

@@ -115,6 +115,12 @@ pub fn is_gateway(id: u32) -> bool {
     path(id).is_some_and(|path| path.kind == layout::PATH_GATEWAY && path.state == layout::PATH_UP)
 }
 
+/// Whether a path leads to the MAC that the request came from, by decree.
+#[inline(always)]
+pub fn is_by_mac(id: u32) -> bool {
+    path(id).is_some_and(|path| path.kind == layout::PATH_MAC)
+}
+
 /// The path of a gateway, if it has this MAC.
 #[inline(always)]
 pub fn path_of_mac(key: &MacKey) -> Option<u32> {

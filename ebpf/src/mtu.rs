@@ -20,6 +20,8 @@ use crate::skb::Skb;
 const INGRESS: u64 = 1;
 /// Hop limit of a message that is delivered here.
 const HOPS: u8 = 64;
+/// `GSO_BY_FRAGS` of linux/skbuff.h: the segments are of different sizes (SCTP).
+const BY_FRAGMENTS: u32 = 0xffff;
 /// Don't-fragment, in the first byte of IPv4's fragment field.
 const DONT_FRAGMENT: u8 = 0x40;
 
@@ -69,22 +71,23 @@ const _: () = {
 /// Whether a packet, or a segment of it, is longer than the path's MTU.
 #[inline(always)]
 pub fn is_exceeded<K: FlowKey>(packet: &Packet<'_, K>, path: &Path) -> bool {
-    path.mtu != 0
-        && packet.skb.len().wrapping_sub(packet.l3) > path.mtu
-        && !has_short_segments(packet, path.mtu)
+    path.mtu != 0 && packet.skb.len().wrapping_sub(packet.l3) > path.mtu && !has_short_segments(packet, path)
 }
 
 /// Whether the segments of a GSO packet fit.
 #[inline(never)]
-fn has_short_segments<K: FlowKey>(packet: &Packet<'_, K>, mtu: u32) -> bool {
+fn has_short_segments<K: FlowKey>(packet: &Packet<'_, K>, path: &Path) -> bool {
     let payload = packet.skb.gso_size();
+    if payload == BY_FRAGMENTS {
+        return packet.skb.has_segments_for(path.ifindex);
+    }
     let header = if packet.key.proto() == TCP {
         let [words]: [u8; 1] = packet.skb.load(packet.l4.wrapping_add(12)).unwrap_or([0xf0]);
         u32::from(words >> 4) << 2
     } else {
         8
     };
-    payload != 0 && packet.l4.wrapping_sub(packet.l3).wrapping_add(header).wrapping_add(payload) <= mtu
+    payload != 0 && packet.l4.wrapping_sub(packet.l3).wrapping_add(header).wrapping_add(payload) <= path.mtu
 }
 
 /// Answers the sender; what may be fragmented, or cannot be answered, is left to the FIB.

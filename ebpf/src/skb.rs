@@ -2,7 +2,8 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::bpf_check_mtu_ret::BPF_MTU_CHK_RET_SEGS_TOOBIG;
+use aya_ebpf::bindings::{__sk_buff, bpf_check_mtu_flags};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use backtrail_ebpf_common::packet::fast::{Ethernet, Plain4, Plain6};
@@ -100,6 +101,12 @@ impl Skb {
         self.load(6)
     }
 
+    /// Destination MAC of an Ethernet frame.
+    #[inline(always)]
+    pub fn destination_mac(&self) -> Option<[u8; 6]> {
+        self.load(0)
+    }
+
     /// Makes room for an Ethernet header in front, filled with zeros.
     #[inline(always)]
     pub fn push_ethernet(self) -> Result<(), ()> {
@@ -119,6 +126,16 @@ impl Skb {
     pub fn truncate(self, length: u32) -> Result<(), ()> {
         // SAFETY: a helper call on the context.
         check(unsafe { helpers::bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Whether each segment of a GSO packet fits the MTU of a device, as far as the kernel can tell. Linux 5.12.
+    #[inline(always)]
+    pub fn has_segments_for(self, ifindex: u32) -> bool {
+        let mut mtu = 0;
+        let flags = u64::from(bpf_check_mtu_flags::BPF_MTU_CHK_SEGS);
+        // SAFETY: a helper call on the context; the kernel writes one word.
+        let result = unsafe { helpers::bpf_check_mtu(self.0.cast(), ifindex, &raw mut mtu, 0, flags) };
+        result != i64::from(BPF_MTU_CHK_RET_SEGS_TOOBIG)
     }
 
     /// Overwrites bytes at `offset`.

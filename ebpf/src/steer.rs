@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::bpf_redir_neigh;
 use aya_ebpf::helpers::generated as helpers;
 use backtrail_ebpf_common::maps::{
-    EVENT_PATH_DOWN, EVENT_STEERED, Flow, IFACE_TAGGED, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6,
-    PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_UP, Path,
+    EVENT_PATH_DOWN, EVENT_STEERED, Flow, IFACE_TAGGED, MacKey, NEXTHOP_MAC, NEXTHOP_NONE, NEXTHOP_V6,
+    PATH_FLAG_DROP, PATH_FLAG_SHADOW, PATH_MAC, PATH_UP, Path,
 };
 use backtrail_ebpf_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Kind};
 
@@ -23,11 +23,12 @@ const AF_INET: u32 = 2;
 /// `AF_INET6`
 const AF_INET6: u32 = 10;
 
-/// The verdict on a packet whose flow has another path than this device.
+/// The verdict on a packet whose flow has another path than this device, or another gateway than the frame's.
 #[inline(never)]
 pub fn steer<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) -> i32 {
     let Some(path) = maps::path(flow.path) else { return NEXT };
-    if path.ifindex == packet.iface.ifindex || path.zone != packet.iface.zone {
+    let here = path.ifindex == packet.iface.ifindex;
+    if path.zone != packet.iface.zone || (here && !has_gateway::<K>(path, flow)) {
         return NEXT;
     }
     let shadow = path.flags & PATH_FLAG_SHADOW != 0;
@@ -45,20 +46,28 @@ pub fn steer<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) -> i32 {
         count!(path.slot, would_steer);
         return NEXT;
     }
-    if mtu::is_exceeded(packet, path) {
-        return mtu::answer(packet, path);
-    }
-    resolve::refresh(packet, path, flow);
-    let target = resolve::target(path, flow);
-    if target.kind == NEXTHOP_NONE {
-        count!(path.slot, fib_misses);
-        return NEXT;
-    }
-    let Ok(verdict) = redirect(packet, path, flow, &target) else {
-        count!(path.slot, failed);
-        return NEXT;
+    let (verdict, by_mac) = if here {
+        if packet.skb.store(0, &flow.mac).is_err() {
+            count!(path.slot, failed);
+            return NEXT;
+        }
+        (NEXT, path.kind == PATH_MAC)
+    } else {
+        if mtu::is_exceeded(packet, path) {
+            return mtu::answer(packet, path);
+        }
+        resolve::refresh(packet, path, flow);
+        let target = resolve::target(path, flow);
+        if target.kind == NEXTHOP_NONE {
+            count!(path.slot, fib_misses);
+            return NEXT;
+        }
+        let Ok(verdict) = redirect(packet, path, flow, &target) else {
+            count!(path.slot, failed);
+            return NEXT;
+        };
+        (verdict, target.kind == NEXTHOP_MAC)
     };
-    let by_mac = target.kind == NEXTHOP_MAC;
     if flow.steered == 0 {
         event::flow(packet.key, &Happened { kind: EVENT_STEERED, ifindex, path_ifindex: path.ifindex });
     }
@@ -69,6 +78,13 @@ pub fn steer<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) -> i32 {
         counters.icmp_errors += u64::from(packet.kind == Kind::Error);
     }
     verdict
+}
+
+/// Whether the request's MAC is still that of the path's gateway: the agent forgets it when the gateway has another one.
+#[inline(never)]
+fn has_gateway<K: FlowKey>(path: &Path, flow: &Flow) -> bool {
+    let key = MacKey { ifindex: path.ifindex, mac: flow.mac, family: K::FAMILY };
+    path.kind == PATH_MAC || maps::path_of_mac(&key) == Some(flow.path)
 }
 
 /// Sends the packet on by the path's interface. After an error the packet may carry an empty Ethernet header or

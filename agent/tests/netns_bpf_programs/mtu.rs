@@ -112,3 +112,19 @@ fn segments_count_not_what_they_are_cut_from() {
         assert_eq!(node.count(GOOD, |c| c.mtu_exceeded), 2);
     });
 }
+
+/// SCTP's segments are of different sizes: the kernel looks at each.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn packets_that_are_lists_of_segments_are_steered() {
+    const BY_FRAGMENTS: u32 = 0xffff;
+    Node::run(|node| {
+        node.change_paths(|path| path.mtu = MTU);
+        for pair in PAIRS {
+            node.ingress("good", &pair.request(frames::sctp(40_000, 80, 1)));
+            let frame = pair.reply(frames::longer(frames::sctp(80, 40_000, 0), 2400));
+            assert_eq!(node.egress_segmented("bad", &frame, BY_FRAGMENTS), REDIRECT);
+        }
+        assert_eq!(node.count(GOOD, |c| c.steered), 2);
+    });
+}

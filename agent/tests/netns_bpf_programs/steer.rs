@@ -243,6 +243,55 @@ fn a_gateway_path_asks_no_fib() {
     });
 }
 
+/// Two gateways on one link: what leaves by the right interface goes to the gateway that delivered the request.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_reply_by_the_right_interface_goes_to_the_gateway_of_the_request() {
+    Node::run(|node| {
+        for (pair, family, id) in [(V4, 4, 100), (V6, 6, 101)] {
+            let path = Path { kind: maps::PATH_GATEWAY, ..node.auto_path("good", u32::from(family)) };
+            node.set_path(id, path);
+            node.set_mac("good", ROUTER, family, id);
+            let plain = learned(node, &pair);
+            node.ingress("good", &pair.request(frames::echo_request(7)));
+            let target = |node: &Node<'_>, frame: &[u8]| {
+                let (verdict, out) = node.egress_out("good", frame);
+                assert_eq!((verdict, &out[12..]), (NEXT, &frame[12..]));
+                out[..6].to_vec()
+            };
+            let other = target(node, &pair.reply(frames::tcp(80, 1, frames::ACK)));
+            assert_ne!(other, ROUTER);
+            for frame in [&plain, &pair.reply(frames::echo_reply(7))] {
+                assert_eq!(target(node, frame), ROUTER);
+                node.set_path(id, Path { flags: maps::PATH_FLAG_SHADOW, ..path });
+                assert_eq!(target(node, frame), other);
+                node.set_path(id, Path { state: maps::PATH_DOWN, ..path });
+                assert_eq!(target(node, frame), other);
+                node.set_path(id, path);
+            }
+            // The gateway has another MAC now, which the flow does not know yet.
+            node.set_mac("good", ROUTER, family, 77);
+            assert_eq!(target(node, &plain), other);
+        }
+        assert_eq!(node.count(GOOD, |c| c.steered), 4);
+        assert_eq!(node.count(GOOD, |c| c.would_steer), 4);
+    });
+}
+
+/// Whoever has the MAC of the request is the gateway, by decree.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn from_source_mac_holds_for_the_right_interface_too() {
+    Node::run(|node| {
+        node.change_paths(|path| path.kind = maps::PATH_MAC);
+        for pair in PAIRS {
+            let (verdict, out) = node.egress_out("good", &learned(node, &pair));
+            assert_eq!((verdict, &out[..6]), (NEXT, &ROUTER[..]));
+        }
+        assert_eq!(node.count(GOOD, |c| c.steered_mac), 2);
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn errors_follow_the_flow_that_they_embed() {

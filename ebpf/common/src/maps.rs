@@ -303,6 +303,8 @@ pub const PATH_NODE: u32 = 0;
 pub const FLOW_ADOPTED: u16 = 1;
 /// [`Flow::flags`]: learned here, but it leaves the node by an uplink, untranslated.
 pub const FLOW_TRANSIT: u16 = 2;
+/// [`Flow::flags`]: the request's MAC is that of the path's gateway: a reply by the right interface goes to it, too.
+pub const FLOW_GATEWAY: u16 = 4;
 
 /// [`Nexthop::kind`]: no route to the client, or nothing looked up yet.
 pub const NEXTHOP_NONE: u16 = 0;
