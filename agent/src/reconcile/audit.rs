@@ -3,19 +3,23 @@
 
 use std::time::Instant;
 
-use smallvec::SmallVec;
+use rustc_hash::FxHashMap;
 
 use super::bodies::{Body, BodyTarget};
-use super::{ADOPTED, Engine, Entry, IN_FLIGHT, INSTALLED, Key, SEEN};
-use crate::model::{KernelRoute, NexthopObject, RouteTarget};
+use super::{ADOPTED, BodySlot, CHANGED, DIRTY, Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, SEEN};
+use crate::model::{KernelRoute, NexthopId, NexthopObject, RouteKey, RouteTarget};
+use crate::rib::Slot;
 
-/// A comparison under way. No batch is submitted while it lasts.
+/// A comparison under way. Programming goes on meanwhile, but during the first one: what changes is known by the kernel's
+/// answers, and the dump is not asked about it.
 #[derive(Debug, Default)]
 pub struct Audit {
     /// Routes of ours that the dump showed.
     pub routes: u64,
     /// Differences found.
     pub differences: u64,
+    /// Bodies of routes that have nothing but a nexthop object.
+    plain: FxHashMap<NexthopId, BodySlot>,
 }
 
 impl Engine {
@@ -25,16 +29,29 @@ impl Engine {
         self.audit_wanted && self.in_flight.is_empty()
     }
 
-    /// Holds back batches until the comparison that is about to begin has ended.
+    /// Holds back batches until the comparison that is about to begin has the nexthop objects.
     pub fn hold_back(&mut self) {
         self.suspended = true;
         self.audit_wanted = false;
     }
 
-    /// Begins a comparison: holds back batches; those under way must have ended.
+    /// Whether nothing is written for a comparison's sake.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// Whether it is known what an earlier agent left.
+    #[must_use]
+    pub fn has_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Begins a comparison; batches under way must have ended.
     pub fn begin_audit(&mut self, nexthops: &[NexthopObject], now: Instant) -> Audit {
-        self.hold_back();
-        self.entries.for_each_mut(|entry| entry.flags &= !SEEN);
+        self.audit_wanted = false;
+        self.suspended = !self.adopted;
+        self.rib.for_each_entry(|_, entry| entry.flags &= !(SEEN | CHANGED));
         let gone = self.nexthops.adopt(nexthops);
         self.comparing = true;
         self.groups_vanished(&gone, now);
@@ -45,32 +62,54 @@ impl Engine {
     pub fn audit_routes(&mut self, audit: &mut Audit, routes: &[KernelRoute], now: Instant) {
         for route in routes {
             audit.routes += 1;
-            let key: Key = (self.target_id(route.key.table, route.key.metric), route.key.prefix);
-            let body = self.observed_body(route);
-            match self.entries.get_mut(key.0, &key.1) {
-                Some(entry) if entry.flags & INSTALLED != 0 && entry.body == body => entry.flags |= SEEN,
-                Some(entry) => {
-                    let old = std::mem::replace(&mut entry.body, body);
-                    entry.flags = (entry.flags & ADOPTED) | INSTALLED | SEEN;
-                    self.bodies.reference(body);
-                    self.bodies.release(old);
-                    audit.differences += 1;
-                    self.mark([key], now);
-                }
-                None => {
-                    self.bodies.reference(body);
-                    let contribution = self.presume(key);
-                    let entry = Entry { body, contribution, flags: INSTALLED | ADOPTED | SEEN };
-                    self.entries.insert(key.0, &key.1, entry);
-                    audit.differences += 1;
-                    self.mark([key], now);
-                }
+            let RouteKey { table, metric, prefix } = route.key;
+            let Some(target) = self.target_id((table, metric)) else { continue };
+            let Some(slot) = self.rib.entry_at(target, &prefix) else { continue };
+            let Some((_, _, entry)) = self.rib.entry(slot) else { continue };
+            if entry.flags & (CHANGED | IN_FLIGHT) != 0 {
+                continue;
+            }
+            let body = self.observed_body(audit, route);
+            let flags = entry.flags & (DIRTY | FAILED) | INSTALLED | SEEN;
+            let (seen, doubtful) = if !entry.is_held() {
+                let contribution = self.presume((target, prefix));
+                let kept = self.waits_for_frr(slot, contribution);
+                (Entry { body, contribution, flags: flags | ADOPTED }, !kept)
+            } else if entry.flags & INSTALLED != 0 && entry.body == body {
+                (Entry { flags: entry.flags | SEEN, ..entry }, false)
+            } else {
+                (Entry { body, flags: flags | entry.flags & ADOPTED, ..entry }, true)
+            };
+            if seen.body != entry.body {
+                self.bodies.reference(body);
+                self.bodies.release(entry.body);
+            }
+            audit.differences += u64::from(seen.body != entry.body || entry.flags & INSTALLED == 0);
+            if let Some(place) = self.rib.entry_mut(slot) {
+                *place = seen;
+            }
+            if doubtful {
+                self.mark(slot, now);
             }
         }
     }
 
+    /// Whether an adopted route stays until FRR has spoken, so that there is nothing to evaluate.
+    fn waits_for_frr(&self, slot: Slot, contribution: u16) -> bool {
+        let [index] = self.contribution(contribution) else { return false };
+        let held = self.held.get(usize::from(*index)).copied().unwrap_or(false);
+        held && self.rib.at(slot).is_none()
+    }
+
     /// The body of a route that the kernel shows as ours.
-    fn observed_body(&mut self, route: &KernelRoute) -> super::BodySlot {
+    fn observed_body(&mut self, audit: &mut Audit, route: &KernelRoute) -> BodySlot {
+        let plain = match route.target {
+            RouteTarget::Nexthop(id) if route.preferred_source.is_none() && route.mtu.is_none() => Some(id),
+            _ => None,
+        };
+        if let Some(body) = plain.and_then(|id| audit.plain.get(&id)).filter(|_| !route.scope_link) {
+            return *body;
+        }
         let target = match &route.target {
             RouteTarget::Nexthop(id) => {
                 self.nexthops.group_by_id(*id).map_or(BodyTarget::Foreign(*id), BodyTarget::Group)
@@ -84,30 +123,30 @@ impl Engine {
         };
         let (preferred_source, mtu, scope_link) = (route.preferred_source, route.mtu, route.scope_link);
         let body = Body { target, preferred_source, mtu, scope_link };
-        self.bodies.intern(&body, &mut self.nexthops)
+        let body = self.bodies.intern(&body, &mut self.nexthops);
+        if let Some(id) = plain.filter(|_| !scope_link) {
+            audit.plain.insert(id, body);
+        }
+        body
     }
 
     /// Ends the comparison: what the dump did not show is not in the kernel.
     pub fn finish_audit(&mut self, audit: &mut Audit, now: Instant) {
-        self.suspended = false;
-        self.comparing = false;
-        let mut missing: SmallVec<[Key; 8]> = SmallVec::new();
-        for (target, prefix, entry) in self.entries.iter() {
-            if entry.flags & (INSTALLED | SEEN | IN_FLIGHT) == INSTALLED {
-                missing.push((target, prefix));
-            }
-        }
-        for key in &missing {
-            if let Some(entry) = self.entries.get_mut(key.0, &key.1) {
+        self.abort_audit();
+        self.adopted = true;
+        let mut missing = Vec::new();
+        self.rib.for_each_entry(|slot, entry| {
+            if entry.flags & (INSTALLED | SEEN | CHANGED | IN_FLIGHT) == INSTALLED {
                 entry.flags &= !INSTALLED;
+                missing.push(slot);
             }
-        }
+        });
         audit.differences += missing.len() as u64;
-        self.mark(missing, now);
+        self.mark_all(missing, now);
         self.nexthops.retry();
     }
 
-    /// The audit's dump failed: goes on as before.
+    /// The comparison has ended, or its dump failed: goes on as before.
     pub fn abort_audit(&mut self) {
         self.suspended = false;
         self.comparing = false;

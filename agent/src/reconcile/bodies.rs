@@ -9,6 +9,8 @@ use crate::model::{Hop, KernelRoute, NexthopId, RouteKey, RouteTarget, Special};
 
 /// Index of a body.
 pub(super) type BodySlot = u32;
+/// No body.
+pub(super) const NO_BODY: BodySlot = BodySlot::MAX;
 
 /// Where routes lead, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -5,14 +5,14 @@ use std::time::Instant;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use super::bodies::{Body, BodySlot, BodyTarget};
+use super::bodies::{Body, BodySlot, BodyTarget, NO_BODY};
 use super::nexthops::{GroupSlot, Paths};
-use super::{ADOPTED, Engine, Entry, IN_FLIGHT, INSTALLED, Key, Ops, Pending, View};
+use super::{ADOPTED, CHANGED, DIRTY, Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, Key, Ops, Pending, View};
 use crate::intent::types::OnLimit;
 use crate::model::ops::RouteOp;
 use crate::model::{Family, RouteTarget, Special};
 use crate::plan::{ImportPlan, Rejection};
-use crate::rib::{Answer, HopSet, Learned, LearnedTarget, Resolved, canonical};
+use crate::rib::{Answer, HopSet, Learned, LearnedTarget, Resolved, Slot, canonical};
 
 /// What should be at a key.
 pub(super) enum Desired {
@@ -51,53 +51,89 @@ pub(super) struct Offer {
 }
 
 impl Engine {
-    /// Brings one key to what it should be: the operation, if one is needed.
-    pub(super) fn reconcile_key(&mut self, key: Key, entry: Option<Entry>, ops: &mut Ops, now: Instant) {
-        match self.desired(key, entry) {
-            Desired::Keep => {
-                if let Some(entry) = entry {
-                    self.reinstall(key, entry, ops);
-                }
-            }
-            Desired::Nothing => self.remove(key, entry, ops),
+    /// Brings one entry to what it should be: the operation, if one is needed.
+    pub(super) fn reconcile(&mut self, slot: Slot, ops: &mut Ops, now: Instant) {
+        if let Some(entry) = self.rib.entry_mut(slot) {
+            entry.flags &= !DIRTY;
+        }
+        let Some((target, prefix, entry)) = self.rib.entry(slot) else { return };
+        let key = (target, prefix);
+        match self.desired(slot, key, &entry) {
+            Desired::Keep if entry.is_held() => self.reinstall(slot, key, entry, ops),
+            Desired::Keep => {}
+            Desired::Nothing => self.remove(slot, key, entry, ops),
             Desired::Route(body, imports) => {
                 // Groups that this route needs come first.
                 self.emit_nexthops(ops, now);
-                let contribution = self.count(entry, &imports);
-                match entry {
-                    Some(entry) if self.stays(&entry, body) => {
-                        self.note_alias(entry.body, body);
-                        let entry = Entry { contribution, flags: entry.flags & !ADOPTED, ..entry };
-                        self.entries.insert(key.0, &key.1, entry);
-                        self.reinstall(key, entry, ops);
-                    }
-                    _ => self.install(key, entry, body, contribution, ops),
+                if self.stays(&entry, body) {
+                    let entry = self.confirm(slot, entry, body, &imports);
+                    self.reinstall(slot, key, entry, ops);
+                } else {
+                    let contribution = self.count(&entry, &imports);
+                    self.install(slot, key, Entry { contribution, ..entry }, body, ops);
                 }
             }
+        }
+        self.evaluated(slot, key);
+        self.tidy(slot);
+    }
+
+    /// Whether what FRR announced is what stands in the kernel: then nothing is queued. The usual case of a replay.
+    pub(super) fn stands(&mut self, slot: Slot) -> bool {
+        const SETTLED: u8 = INSTALLED | IN_FLIGHT | DIRTY | FAILED;
+        let Some((target, prefix, entry)) = self.rib.entry(slot) else { return false };
+        // While nexthops change, what routes come to is not known.
+        if entry.flags & SETTLED != INSTALLED || !self.changed_ids.is_empty() {
+            return false;
+        }
+        let key = (target, prefix);
+        match self.desired(slot, key, &entry) {
+            Desired::Route(body, imports) if self.stays(&entry, body) => {
+                self.confirm(slot, entry, body, &imports);
+                self.evaluated(slot, key);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The route that is held is the one that should be.
+    fn confirm(&mut self, slot: Slot, entry: Entry, body: BodySlot, imports: &SmallVec<[u16; 2]>) -> Entry {
+        self.note_alias(entry.body, body);
+        let contribution = self.count(&entry, imports);
+        let entry = Entry { contribution, flags: entry.flags & !ADOPTED, ..entry };
+        self.set_entry(slot, entry);
+        entry
+    }
+
+    fn set_entry(&mut self, slot: Slot, entry: Entry) {
+        if let Some(place) = self.rib.entry_mut(slot) {
+            *place = entry;
         }
     }
 
     /// Puts back a route that the kernel lost, if its way out exists.
-    fn reinstall(&mut self, key: Key, entry: Entry, ops: &mut Ops) {
+    fn reinstall(&mut self, slot: Slot, key: Key, entry: Entry, ops: &mut Ops) {
         if entry.flags & INSTALLED == 0 {
-            self.install(key, Some(entry), entry.body, entry.contribution, ops);
+            self.install(slot, key, entry, entry.body, ops);
         } else {
-            self.failures.remove(&key);
+            self.forgive(slot);
         }
     }
 
-    fn install(&mut self, key: Key, entry: Option<Entry>, body: BodySlot, contribution: u16, ops: &mut Ops) {
-        let installed = entry.is_some_and(|entry| entry.flags & INSTALLED != 0);
-        let old = entry.map(|entry| entry.body);
+    /// Puts a body in, in the place of what `entry` holds; its contribution is counted already.
+    fn install(&mut self, slot: Slot, key: Key, entry: Entry, body: BodySlot, ops: &mut Ops) {
+        let installed = entry.flags & INSTALLED != 0;
+        let old = entry.is_held().then_some(entry.body);
         if !self.has_way_out(body) {
             self.waiting.insert(body);
             if installed {
                 // What stands there is no longer FRR's word. Once it is gone, the key comes back and waits.
-                self.remove(key, entry, ops);
+                self.remove(slot, key, Entry { flags: entry.flags | DIRTY, ..entry }, ops);
             } else if old != Some(body) {
                 self.bodies.reference(body);
                 old.into_iter().for_each(|old| self.bodies.release(old));
-                self.entries.insert(key.0, &key.1, Entry { body, contribution, flags: 0 });
+                self.set_entry(slot, Entry { body, flags: entry.flags & (FAILED | CHANGED), ..entry });
             }
             return;
         }
@@ -106,8 +142,9 @@ impl Engine {
         };
         let op = if installed { RouteOp::ReplaceRoute(route) } else { RouteOp::AddRoute(route) };
         self.bodies.reference(body);
-        ops.push(op, Pending::Route { key, new: body, old, installed });
-        self.entries.insert(key.0, &key.1, Entry { body, contribution, flags: INSTALLED | IN_FLIGHT });
+        ops.push(op, Pending::Route { slot, old, installed });
+        let flags = INSTALLED | IN_FLIGHT | CHANGED | (entry.flags & FAILED);
+        self.set_entry(slot, Entry { body, flags, ..entry });
     }
 
     pub(super) fn has_way_out(&self, body: BodySlot) -> bool {
@@ -118,27 +155,36 @@ impl Engine {
         }
     }
 
-    fn remove(&mut self, key: Key, entry: Option<Entry>, ops: &mut Ops) {
-        self.failures.remove(&key);
-        let Some(entry) = entry else { return };
+    fn remove(&mut self, slot: Slot, key: Key, entry: Entry, ops: &mut Ops) {
+        self.forgive(slot);
+        if !entry.is_held() {
+            return;
+        }
         if entry.flags & INSTALLED == 0 {
-            self.bodies.release(entry.body);
-            self.drop_entry(key);
+            self.vacate(slot);
             return;
         }
         let Some(route) = self.bodies.route(self.route_key(key), entry.body, &self.nexthops, self.protocol)
         else {
             return;
         };
-        ops.push(RouteOp::DelRoute(route), Pending::Delete { key });
-        if let Some(stored) = self.entries.get_mut(key.0, &key.1) {
-            stored.flags |= IN_FLIGHT;
-        }
+        ops.push(RouteOp::DelRoute(route), Pending::Delete(slot));
+        let flags = (entry.flags & !FAILED) | IN_FLIGHT | CHANGED;
+        self.set_entry(slot, Entry { flags, ..entry });
+    }
+
+    /// Nothing is held here any more.
+    pub(super) fn vacate(&mut self, slot: Slot) {
+        let Some((_, _, entry)) = self.rib.entry(slot).filter(|(.., entry)| entry.is_held()) else { return };
+        self.bodies.release(entry.body);
+        self.uncount(entry.contribution);
+        let flags = entry.flags & (DIRTY | FAILED | CHANGED);
+        self.set_entry(slot, Entry { body: NO_BODY, contribution: 0, flags });
     }
 
     // ===== what should be =====
 
-    fn desired(&mut self, key: Key, entry: Option<Entry>) -> Desired {
+    fn desired(&mut self, slot: Slot, key: Key, entry: &Entry) -> Desired {
         let route_key = self.route_key(key);
         if let Some(fixed) = self.plan.static_routes.get(&route_key) {
             let route = &fixed.route;
@@ -151,9 +197,9 @@ impl Engine {
             let body = Body { target, preferred_source, mtu, scope_link };
             return Desired::Route(self.bodies.intern(&body, &mut self.nexthops), SmallVec::new());
         }
-        let (offers, doubt) = self.offers(key, entry);
-        let adopted = entry.is_some_and(|entry| entry.flags & ADOPTED != 0);
-        let now = entry.and_then(|entry| self.group_of(entry.body));
+        let (offers, doubt) = self.offers(slot, key, entry);
+        let adopted = entry.flags & ADOPTED != 0;
+        let now = self.group_of(entry.body);
         match self.combine(key, &offers, now) {
             (Outcome::Body(body), imports) => Desired::Route(body, imports),
             // FRR may announce the nexthop yet (fpm.md rule 5): what was programmed stays.
@@ -164,9 +210,9 @@ impl Engine {
     }
 
     /// The imports that give this key something; and whether one of them may not have had its say yet.
-    fn offers(&mut self, key: Key, entry: Option<Entry>) -> (SmallVec<[Offer; 2]>, bool) {
-        let (table, metric) = self.targets.get(key.0 as usize).copied().unwrap_or_default();
-        let counted = entry.map_or(&[][..], |entry| self.contribution(entry.contribution));
+    fn offers(&mut self, slot: Slot, key: Key, entry: &Entry) -> (SmallVec<[Offer; 2]>, bool) {
+        let (table, metric) = self.targets.get(usize::from(key.0)).copied().unwrap_or_default();
+        let counted = self.contribution(entry.contribution);
         let current = self.rib.generation();
         let mut offers: SmallVec<[Offer; 2]> = SmallVec::new();
         let (mut doubt, mut hit_limit) = (false, SmallVec::<[u16; 2]>::new());
@@ -178,7 +224,7 @@ impl Engine {
                 continue;
             }
             let held = self.held.get(usize::from(index)).copied().unwrap_or(false);
-            let Some(learned) = self.rib.get(import.import.from_table, &key.1) else {
+            let Some((_, learned)) = self.rib.learned_from(slot, import.import.from_table) else {
                 doubt |= held;
                 continue;
             };
@@ -343,25 +389,24 @@ impl Engine {
     }
 
     /// Counts a key for the imports that it comes from now.
-    fn count(&mut self, entry: Option<Entry>, imports: &SmallVec<[u16; 2]>) -> u16 {
-        let new = self.intern_contribution(imports);
-        let old = entry.map_or(0, |entry| entry.contribution);
-        if entry.is_some() && old == new {
-            return new;
+    fn count(&mut self, entry: &Entry, imports: &SmallVec<[u16; 2]>) -> u16 {
+        if self.contribution(entry.contribution) == imports.as_slice() {
+            return entry.contribution;
         }
+        let new = self.intern_contribution(imports);
         for import in imports {
             if let Some(accepted) = self.accepted.get_mut(usize::from(*import)) {
                 *accepted += 1;
             }
         }
-        self.uncount(old);
+        self.uncount(entry.contribution);
         new
     }
 
     /// What a route that an earlier agent left counts for until FRR says more: the first import that may have made it
     /// and has room. Else new routes would take the room that it still has, and `maxRoutes` be exceeded.
     pub(super) fn presume(&mut self, key: Key) -> u16 {
-        let (table, metric) = self.targets.get(key.0 as usize).copied().unwrap_or_default();
+        let (table, metric) = self.targets.get(usize::from(key.0)).copied().unwrap_or_default();
         if self.plan.static_routes.contains_key(&self.route_key(key)) {
             return 0;
         }
@@ -370,16 +415,16 @@ impl Engine {
         };
         let maker = self.plan.imports_into(table, metric).find(may).map(|(index, _)| index);
         let Some(index) = maker else { return 0 };
-        self.count(None, &SmallVec::from_slice(&[index]))
+        self.count(&Entry::default(), &SmallVec::from_slice(&[index]))
     }
 
     /// Presumes anew for all that is not confirmed, after another plan.
     pub(super) fn presume_adopted(&mut self) {
-        let adopted = self.entries.iter().filter(|(_, _, entry)| entry.flags & ADOPTED != 0);
-        let adopted: Vec<Key> = adopted.map(|(target, prefix, _)| (target, prefix)).collect();
-        for key in adopted {
+        let adopted = self.held().filter(|(.., entry)| entry.flags & ADOPTED != 0);
+        let adopted: Vec<(Slot, Key)> = adopted.map(|(slot, key, _)| (slot, key)).collect();
+        for (slot, key) in adopted {
             let contribution = self.presume(key);
-            if let Some(entry) = self.entries.get_mut(key.0, &key.1) {
+            if let Some(entry) = self.rib.entry_mut(slot) {
                 entry.contribution = contribution;
             }
         }
@@ -493,8 +538,8 @@ impl Engine {
     /// Marks the routes whose nexthops come from these ids.
     fn revisit(&mut self, ids: &FxHashSet<u32>, now: Instant) {
         let current = self.rib.generation();
-        let mut keys = Vec::new();
-        for (table, prefix, learned) in self.rib.iter() {
+        let mut users = Vec::new();
+        for (slot, table, prefix, learned) in self.rib.iter() {
             let id = match learned.target {
                 LearnedTarget::Nexthop(id) => Some(id),
                 LearnedTarget::Detail(slot) => {
@@ -506,49 +551,39 @@ impl Engine {
                 LearnedTarget::Special(_) => None,
             };
             if learned.generation == current && id.is_some_and(|id| ids.contains(&id)) {
-                keys.extend(
-                    self.plan.imports_from(table).map(|(_, import)| (import.target(&prefix), prefix)),
-                );
+                users.extend(self.plan.imports_from(table).map(|(_, import)| (slot, import.target(&prefix))));
             }
         }
-        let keys: Vec<Key> = keys
-            .into_iter()
-            .map(|((table, metric), prefix)| (self.target_id(table, metric), prefix))
-            .collect();
-        self.mark(keys, now);
+        for (slot, target) in users {
+            self.mark_beside(slot, target, now);
+        }
     }
 
     /// Looks again at what full imports rejected, now that there is room.
     pub(super) fn use_room(&mut self, now: Instant) {
         let room = std::mem::take(&mut self.room);
-        let mut keys = Vec::new();
+        let mut rejected = Vec::new();
         for index in room {
             let Some(import) = self.plan.imports.get(usize::from(index)) else { continue };
             self.limited.remove(&index);
             let from = import.import.from_table;
-            let rejected = |key: &(crate::plan::TargetKey, ipnet::IpNet)| {
-                let id = self.target_index.get(&key.0);
-                id.is_none_or(|id| self.entries.get(*id, &key.1).is_none())
-            };
-            let learned = self.rib.iter().filter(|(table, _, _)| *table == from);
-            keys.extend(learned.map(|(_, prefix, _)| (import.target(&prefix), prefix)).filter(rejected));
+            for (slot, _, prefix, _) in self.rib.iter().filter(|(_, table, ..)| *table == from) {
+                let target = import.target(&prefix);
+                if self.held_beside(slot, target).is_none() {
+                    rejected.push((slot, target));
+                }
+            }
         }
-        let keys: Vec<Key> = keys
-            .into_iter()
-            .map(|((table, metric), prefix)| (self.target_id(table, metric), prefix))
-            .collect();
-        self.mark(keys, now);
+        for (slot, target) in rejected {
+            self.mark_beside(slot, target, now);
+        }
     }
 
     /// Why an import does not take a learned route; `None` if it does.
     #[must_use]
-    pub fn rejection(
-        &self,
-        import: &ImportPlan,
-        index: u16,
-        prefix: &ipnet::IpNet,
-        learned: &Learned,
-    ) -> Option<Rejection> {
+    pub fn rejection(&self, import: &ImportPlan, index: u16, slot: Slot) -> Option<Rejection> {
+        let (_, prefix, learned) = self.rib.at(slot)?;
+        let (prefix, learned) = (&prefix, &learned);
         if let Err(reason) = self.plan.accepts(import, prefix, learned.protocol, self.announced(import)) {
             return Some(reason);
         }
@@ -560,10 +595,9 @@ impl Engine {
         if !import.import.program {
             return None;
         }
-        let (table, metric) = import.target(prefix);
-        let target = self.target_index.get(&(table, metric));
-        let counted = target.and_then(|target| self.entries.get(*target, prefix));
-        let counted = counted.is_some_and(|entry| self.contribution(entry.contribution).contains(&index));
+        let counted = self.held_beside(slot, import.target(prefix));
+        let counted =
+            counted.is_some_and(|(_, entry)| self.contribution(entry.contribution).contains(&index));
         if !counted && self.limited.contains(&index) {
             let own = self.accepted.get(usize::from(index)).is_some_and(|n| *n >= import.import.max_routes);
             return Some(if own || self.frozen.contains(&index) {

@@ -13,8 +13,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::bodies::{BodySlot, BodyTarget};
 use super::nexthops::{GroupSlot, Paths};
-use super::{Engine, Entry, INSTALLED, Key};
+use super::{Engine, Entry, INSTALLED};
 use crate::model::{Neighbour, NeighbourState};
+use crate::rib::Slot;
 
 impl Engine {
     /// A neighbour entry changed its state, or is gone (`None`). Returns whether a group changes for it.
@@ -111,13 +112,9 @@ impl Engine {
             self.views.retain(|_, outcome| outcome.body().is_none_or(|body| !bodies.contains(&body)));
             if !alone {
                 let rests = |entry: &Entry| bodies.contains(&entry.body);
-                let keys: Vec<Key> = self
-                    .entries
-                    .iter()
-                    .filter(|(_, _, entry)| rests(entry))
-                    .map(|(target, prefix, _)| (target, prefix))
-                    .collect();
-                self.mark(keys, now);
+                let slots: Vec<Slot> =
+                    self.held().filter(|(.., entry)| rests(entry)).map(|(slot, ..)| slot).collect();
+                self.mark_all(slots, now);
             }
         }
     }

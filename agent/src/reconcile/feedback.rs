@@ -19,9 +19,9 @@ use smallvec::SmallVec;
 use zebra_fpm::Route;
 use zebra_fpm::netlink::Offload;
 
-use super::{Engine, IN_FLIGHT, INSTALLED, Key};
+use super::{DIRTY, Engine, FAILED, IN_FLIGHT, INSTALLED, Key};
 use crate::model::Family;
-use crate::rib::{Answer, Learned, Resolved, Unresolved};
+use crate::rib::{Answer, Learned, Resolved, Slot, Unresolved};
 
 /// Answers of one review at most: what does not fit waits for the next one.
 const MAX_REVIEWED: usize = 1 << 18;
@@ -59,8 +59,8 @@ impl Engine {
             let Some(learned) = learned else { continue };
             let outcome = if answer == Answer::Done { Offload::Done } else { Offload::Failed };
             taken = taken && send(&self.rib.announced(table, &prefix, &learned), outcome);
-            if !taken {
-                self.rib.set_answer(table, &prefix, Answer::Pending);
+            if !taken && let Some(slot) = self.rib.find(table, &prefix) {
+                self.rib.set_answer(slot, Answer::Pending);
                 self.answers.review = true;
             }
         }
@@ -72,42 +72,42 @@ impl Engine {
 
     /// Gives the answers that no event gives: after another plan, or when zebra did not take them.
     pub fn review_feedback(&mut self) {
-        let evaluated = self.queue.is_empty() && self.dirty.is_empty();
-        if !self.answers.wanted || !self.answers.review || !evaluated {
+        if !self.answers.wanted || !self.answers.review || !self.queue.is_empty() {
             return;
         }
         let current = self.rib.generation();
-        let changed: Vec<(u32, IpNet)> = self
+        let changed: Vec<Slot> = self
             .rib
             .iter()
-            .filter(|(_, _, learned)| learned.generation == current)
-            .filter(|(table, prefix, learned)| {
-                self.outcome(*table, prefix, learned).is_some_and(|outcome| learned.answer != outcome.into())
+            .filter(|(.., learned)| learned.generation == current)
+            .filter(|(slot, table, prefix, learned)| {
+                let outcome = self.outcome(*slot, *table, prefix, learned);
+                outcome.is_some_and(|outcome| learned.answer != outcome.into())
             })
-            .map(|(table, prefix, _)| (table, prefix))
+            .map(|(slot, ..)| slot)
             .take(MAX_REVIEWED)
             .collect();
         self.answers.review = changed.len() == MAX_REVIEWED;
-        for (table, prefix) in changed {
-            self.answer(table, &prefix);
-        }
+        changed.into_iter().for_each(|slot| self.answer(slot));
     }
 
     /// A key has been evaluated.
-    pub(super) fn evaluated(&mut self, key: Key) {
-        self.settled(key, true);
+    pub(super) fn evaluated(&mut self, slot: Slot, key: Key) {
+        self.settled(slot, key, true);
     }
 
-    /// The kernel has answered to an operation on a key.
-    pub(super) fn acknowledged(&mut self, key: Key) {
-        self.settled(key, false);
+    /// The kernel has answered to an operation on an entry.
+    pub(super) fn acknowledged(&mut self, slot: Slot) {
+        if let Some((target, prefix, _)) = self.rib.entry(slot).filter(|_| self.answers.wanted) {
+            self.settled(slot, (target, prefix), false);
+        }
     }
 
-    fn settled(&mut self, (target, prefix): Key, evaluated: bool) {
+    fn settled(&mut self, slot: Slot, (target, prefix): Key, evaluated: bool) {
         if !self.answers.wanted {
             return;
         }
-        let Some(&(table, metric)) = self.targets.get(target as usize) else { return };
+        let Some(&(table, metric)) = self.targets.get(usize::from(target)) else { return };
         let sources: SmallVec<[u32; 2]> =
             self.plan.imports_into(table, metric).map(|(_, import)| import.import.from_table).collect();
         for from in sources {
@@ -115,10 +115,10 @@ impl Engine {
                 self.answers.united.insert((from, prefix));
                 continue;
             }
+            let Some((at, learned)) = self.rib.learned_from(slot, from) else { continue };
             // What the kernel acknowledges may be the announcement before this one.
-            let owed = self.rib.get(from, &prefix).is_some_and(|learned| learned.answer == Answer::Owed);
-            if evaluated || !owed {
-                self.answer(from, &prefix);
+            if evaluated || learned.answer != Answer::Owed {
+                self.answer(at);
             }
         }
     }
@@ -130,20 +130,22 @@ impl Engine {
             return;
         }
         for (table, prefix) in std::mem::take(&mut self.answers.united) {
-            self.answer(table, &prefix);
+            if let Some(slot) = self.rib.find(table, &prefix) {
+                self.answer(slot);
+            }
         }
     }
 
     /// Answers for one route, if there is something new to say.
-    pub(super) fn answer(&mut self, table: u32, prefix: &IpNet) {
+    pub(super) fn answer(&mut self, slot: Slot) {
         if !self.answers.wanted {
             return;
         }
-        let Some(learned) = self.rib.get(table, prefix) else { return };
+        let Some((table, prefix, learned)) = self.rib.at(slot) else { return };
         if learned.generation != self.rib.generation() {
             return;
         }
-        let outcome = self.outcome(table, prefix, &learned);
+        let outcome = self.outcome(slot, table, &prefix, &learned);
         let answer = match (outcome, learned.answer) {
             (Some(outcome), _) => Answer::from(outcome),
             (None, Answer::Owed) => Answer::Pending,
@@ -152,9 +154,9 @@ impl Engine {
         if answer == learned.answer {
             return;
         }
-        self.rib.set_answer(table, prefix, answer);
+        self.rib.set_answer(slot, answer);
         if outcome.is_some() {
-            self.answers.out.push((table, *prefix, answer));
+            self.answers.out.push((table, prefix, answer));
         }
     }
 
@@ -167,7 +169,7 @@ impl Engine {
     }
 
     /// What zebra should know about a route; `None` while that is open.
-    fn outcome(&self, table: u32, prefix: &IpNet, learned: &Learned) -> Option<Offload> {
+    fn outcome(&self, slot: Slot, table: u32, prefix: &IpNet, learned: &Learned) -> Option<Offload> {
         match self.rib.resolve(learned, Family::of(prefix)) {
             Resolved::Unresolved(Unresolved::NexthopUnknown(_)) => return None,
             // What stands in the kernel, if anything, is the announcement before it.
@@ -176,22 +178,20 @@ impl Engine {
         }
         let mut outcome = None;
         for (index, import) in self.plan.imports_from(table).filter(|(_, import)| import.import.program) {
-            let Some(target) = self.target_index.get(&import.target(prefix)) else { continue };
-            let key = (*target, *prefix);
-            if self.dirty.contains(&key) {
+            let target = self.target_index.get(&import.target(prefix));
+            let entry = target.and_then(|target| self.rib.find_beside(slot, *target));
+            let Some((_, _, entry)) = entry.and_then(|slot| self.rib.entry(slot)) else { continue };
+            if entry.flags & (DIRTY | IN_FLIGHT) != 0 {
                 return None;
             }
-            let entry = self.entries.get(*target, prefix);
-            if entry.is_some_and(|entry| entry.flags & IN_FLIGHT != 0) {
-                return None;
-            }
-            if self.failures.contains_key(&key) {
+            if entry.flags & FAILED != 0 {
                 return Some(Offload::Failed);
             }
-            match entry.filter(|entry| self.contribution(entry.contribution).contains(&index)) {
-                Some(entry) if entry.flags & INSTALLED != 0 => outcome = Some(Offload::Done),
-                Some(_) => return None,
-                None => {}
+            if entry.is_held() && self.contribution(entry.contribution).contains(&index) {
+                if entry.flags & INSTALLED == 0 {
+                    return None;
+                }
+                outcome = Some(Offload::Done);
             }
         }
         Some(outcome.unwrap_or_else(|| self.not_imported(table)))

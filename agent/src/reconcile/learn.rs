@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 use zebra_fpm::Update;
 use zebra_fpm::session::{FeedState, Retention};
 
-use super::{ADOPTED, Engine, Key};
+use super::{ADOPTED, Engine, Entry};
 use crate::plan::sibling;
-use crate::rib::Change;
+use crate::rib::{Change, Slot};
 
 impl Engine {
     /// A new FPM connection.
@@ -38,7 +38,8 @@ impl Engine {
     pub fn fpm_updates(&mut self, updates: &[Update], now: Instant) {
         for update in updates {
             match self.rib.apply(update) {
-                Change::Route { table, prefix, present } => self.route_changed(table, prefix, present, now),
+                Change::Route(slot) => self.announced_at(slot, now),
+                Change::Gone { table, prefix, slot } => self.withdrawn(table, &prefix, slot, now),
                 Change::Nexthop(id) => {
                     self.changed_ids.insert(id);
                     self.changed_ids.extend(self.rib.groups_of(id).collect::<SmallVec<[u32; 8]>>());
@@ -56,23 +57,46 @@ impl Engine {
         }
     }
 
-    fn route_changed(&mut self, table: u32, prefix: IpNet, present: bool, now: Instant) {
-        let targets: SmallVec<[(u32, u32); 2]> =
-            self.plan.imports_from(table).map(|(_, import)| import.target(&prefix)).collect();
+    fn announced_at(&mut self, slot: Slot, now: Instant) {
+        let Some((table, prefix, _)) = self.rib.at(slot) else { return };
+        let targets = self.targets_of(table, &prefix);
         if targets.is_empty() {
-            self.answer(table, &prefix);
+            self.answer(slot);
         }
-        for (into, metric) in targets {
-            let target = self.target_id(into, metric);
-            // An explicit delete ends the benefit of the doubt that a route from before our start has.
-            if !present && let Some(entry) = self.entries.get_mut(target, &prefix) {
-                entry.flags &= !ADOPTED;
+        for target in targets {
+            let id = self.target_id(target);
+            let Some(entry) = id.and_then(|id| self.rib.entry_beside(slot, id)) else { continue };
+            if !self.stands(entry) {
+                self.mark(entry, now);
             }
-            self.mark([(target, prefix)], now);
-            // Half of the address space is a default route only together with the other half.
-            if let Some(other) = sibling(&prefix) {
-                self.mark([(target, other)], now);
+            self.sibling_changed(target, &prefix, now);
+        }
+    }
+
+    fn withdrawn(&mut self, table: u32, prefix: &IpNet, slot: Option<Slot>, now: Instant) {
+        for target in self.targets_of(table, prefix) {
+            let Some(id) = self.target_index.get(&target).copied() else { continue };
+            let near = slot.and_then(|slot| self.rib.find_beside(slot, id));
+            if let Some(slot) = near.or_else(|| self.rib.find_entry(id, prefix)) {
+                // An explicit delete ends the benefit of the doubt that a route from before our start has.
+                if let Some(entry) = self.rib.entry_mut(slot) {
+                    entry.flags &= !ADOPTED;
+                }
+                self.mark(slot, now);
             }
+            self.sibling_changed(target, prefix, now);
+        }
+    }
+
+    /// Where what is learned from a table goes.
+    fn targets_of(&self, table: u32, prefix: &IpNet) -> SmallVec<[(u32, u32); 2]> {
+        self.plan.imports_from(table).map(|(_, import)| import.target(prefix)).collect()
+    }
+
+    /// Half of the address space is a default route only together with the other half.
+    fn sibling_changed(&mut self, target: (u32, u32), prefix: &IpNet, now: Instant) {
+        if let Some(other) = sibling(prefix) {
+            self.mark_key(target, &other, now);
         }
     }
 
@@ -89,9 +113,7 @@ impl Engine {
 
     /// Whether something is kept that this connection has not announced.
     fn is_anything_stale(&self) -> bool {
-        let current = self.rib.generation();
-        self.rib.iter().any(|(_, _, learned)| learned.generation != current)
-            || self.entries.iter().any(|(_, _, entry)| entry.flags & ADOPTED != 0)
+        self.rib.stale() > 0 || self.held().any(|(.., entry)| entry.flags & ADOPTED != 0)
     }
 
     /// The connection is gone: what it taught is kept as `onFeedLoss` says.
@@ -117,15 +139,14 @@ impl Engine {
             }
         }
         if !released.is_empty() {
-            let concerned =
-                |target: u32| self.targets.get(target as usize).is_some_and(|(t, _)| released.contains(t));
-            let keys: Vec<Key> = self
-                .entries
-                .iter()
-                .filter(|(t, _, _)| concerned(*t))
-                .map(|(t, prefix, _)| (t, prefix))
-                .collect();
-            self.mark(keys, now);
+            let concerned = |target: u16| {
+                self.targets.get(usize::from(target)).is_some_and(|(table, _)| released.contains(table))
+            };
+            let held = self
+                .held()
+                .filter(|(slot, (target, _), entry)| concerned(*target) && !self.is_confirmed(*slot, entry));
+            let slots: Vec<Slot> = held.map(|(slot, ..)| slot).collect();
+            self.mark_all(slots, now);
         }
         let whole = self.feed.hold_until(Retention::Forever).is_some_and(|at| now >= at);
         let complete = matches!(self.feed.state(), FeedState::Complete(_));
@@ -134,5 +155,14 @@ impl Engine {
             self.rib.sweep();
             self.feed.synchronized();
         }
+    }
+
+    /// Whether a route comes from one announcement of the current session, so that no hold concerns it.
+    fn is_confirmed(&self, slot: Slot, entry: &Entry) -> bool {
+        let [index] = self.contribution(entry.contribution) else { return false };
+        let Some(import) = self.plan.imports.get(usize::from(*index)) else { return false };
+        let learned = self.rib.at(slot).filter(|(table, ..)| *table == import.import.from_table);
+        entry.flags & ADOPTED == 0
+            && learned.is_some_and(|(_, _, learned)| learned.generation == self.rib.generation())
     }
 }

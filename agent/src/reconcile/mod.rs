@@ -15,6 +15,7 @@ mod learn;
 mod nexthops;
 mod outcome;
 mod preview;
+mod queue;
 mod report;
 mod rules;
 #[cfg(test)]
@@ -29,18 +30,19 @@ use smallvec::SmallVec;
 use zebra_fpm::session::Feed;
 
 pub use self::audit::Audit;
-use self::bodies::{Bodies, BodySlot};
+use self::bodies::{Bodies, BodySlot, NO_BODY};
 pub use self::devices::device_ops;
 use self::evaluate::Outcome;
 use self::feedback::Answers;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
+use self::queue::Queue;
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
 pub use self::rules::{RuleChanges, diff_rules, held_back};
 use crate::intent::types::Config;
 use crate::model::RouteKey;
 use crate::model::ops::{Batch, RouteOp};
 use crate::plan::{ImportPlan, Plan};
-use crate::rib::{Generation, Rib};
+use crate::rib::{Generation, Rib, Scope, Slot};
 
 /// Operations of one batch at most: large enough to keep the kernel busy, small enough to answer in between.
 const MAX_BATCH: usize = 8192;
@@ -53,9 +55,12 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const NEXTHOP_RETRY: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// A (table, metric) that routes go into, numbered for the entries' keys.
-type TargetId = u32;
-/// Key of an entry.
+/// Entries that are read at once before they are evaluated: the memory's latency is waited for once.
+const AT_ONCE: usize = 16;
+
+/// A (table, metric) that routes go into, numbered for the entries.
+type TargetId = Scope;
+/// What an entry is for.
 type Key = (TargetId, IpNet);
 
 /// The kernel holds the route.
@@ -66,14 +71,33 @@ const ADOPTED: u8 = 2;
 const IN_FLIGHT: u8 = 4;
 /// Seen in the dump that is being read.
 const SEEN: u8 = 8;
+/// Waits to be evaluated: in the queue or, where an operation is under way, for its end.
+const DIRTY: u8 = 16;
+/// The kernel refused it: `Engine::failures` has more.
+const FAILED: u8 = 32;
+/// Changed since the comparison began: the dump tells nothing of it.
+const CHANGED: u8 = 64;
 
-/// A route of ours, as the kernel holds it.
+/// What the kernel holds for a key, or what is being done about it.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+pub struct Entry {
     body: BodySlot,
     /// Which imports it comes from (index into `Engine::contributions`); 0: none.
     contribution: u16,
     flags: u8,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self { body: NO_BODY, contribution: 0, flags: 0 }
+    }
+}
+
+impl Entry {
+    /// Whether there is a route, in the kernel or waiting for its way out.
+    fn is_held(&self) -> bool {
+        self.body != NO_BODY
+    }
 }
 
 /// Why a route of ours is not in the kernel as it should be.
@@ -90,14 +114,11 @@ enum Pending {
     Nexthop(NexthopOp),
     /// A route was added or replaced; what stood there before.
     Route {
-        key: Key,
-        new: BodySlot,
+        slot: Slot,
         old: Option<BodySlot>,
         installed: bool,
     },
-    Delete {
-        key: Key,
-    },
+    Delete(Slot),
 }
 
 /// A batch in the making.
@@ -138,13 +159,12 @@ pub struct EngineStats {
 
 /// Desired against kernel state, for routes and nexthops.
 pub struct Engine {
-    rib: Rib,
+    rib: Rib<Entry>,
     feed: Feed,
     plan: Plan,
     protocol: u8,
     targets: Vec<(u32, u32)>,
     target_index: FxHashMap<(u32, u32), TargetId>,
-    entries: crate::rib::PrefixMap<Entry>,
     bodies: Bodies,
     nexthops: Nexthops,
     contributions: Vec<SmallVec<[u16; 2]>>,
@@ -162,14 +182,17 @@ pub struct Engine {
     /// FRR nexthop ids that routes use in ways that views do not cover.
     direct_ids: FxHashSet<u32>,
     changed_ids: FxHashSet<u32>,
-    dirty: FxHashSet<Key>,
-    queue: Vec<Key>,
-    failures: FxHashMap<Key, Failure>,
+    queue: Queue,
+    failures: FxHashMap<Slot, Failure>,
+    retries: BTreeSet<(Instant, Slot)>,
     in_flight: FxHashMap<u64, Vec<Pending>>,
     next_batch: u64,
+    /// Nothing is written: a comparison is about to begin, or is the first one.
     suspended: bool,
     /// The dump of nexthop objects has been taken over, that of routes goes on.
     comparing: bool,
+    /// The first comparison has ended: what an earlier agent left is known.
+    adopted: bool,
     nexthop_retry: Option<Instant>,
     /// Nexthop objects and groups that the kernel refuses, in its words.
     nexthop_failures: BTreeMap<NexthopOp, String>,
@@ -200,7 +223,6 @@ impl Engine {
             protocol: config.route_protocol,
             targets: Vec::new(),
             target_index: FxHashMap::default(),
-            entries: crate::rib::PrefixMap::default(),
             bodies: Bodies::default(),
             nexthops: Nexthops::new(config.nexthop_ids, config.route_protocol),
             contributions: vec![SmallVec::new()],
@@ -213,13 +235,14 @@ impl Engine {
             views_of: FxHashMap::default(),
             direct_ids: FxHashSet::default(),
             changed_ids: FxHashSet::default(),
-            dirty: FxHashSet::default(),
-            queue: Vec::new(),
+            queue: Queue::default(),
             failures: FxHashMap::default(),
+            retries: BTreeSet::new(),
             in_flight: FxHashMap::default(),
             next_batch: 0,
             suspended: false,
             comparing: false,
+            adopted: false,
             nexthop_retry: None,
             nexthop_failures: BTreeMap::new(),
             audit_wanted: false,
@@ -237,7 +260,7 @@ impl Engine {
 
     /// What FRR taught us.
     #[must_use]
-    pub fn rib(&self) -> &Rib {
+    pub fn rib(&self) -> &Rib<Entry> {
         &self.rib
     }
 
@@ -287,7 +310,7 @@ impl Engine {
         self.contributions = vec![SmallVec::new()];
         self.contribution_index.clear();
         // Contributions are renumbered with the imports: they are counted anew as keys are evaluated.
-        self.entries.for_each_mut(|entry| entry.contribution = 0);
+        self.rib.for_each_entry(|_, entry| entry.contribution = 0);
         self.presume_adopted();
         self.forget_views();
         self.answers.review = true;
@@ -302,9 +325,9 @@ impl Engine {
         let new =
             new.filter(|(key, fixed)| old.static_routes.get(key).map(|was| &was.route) != Some(&fixed.route));
         let changed: Vec<RouteKey> = gone.chain(new.map(|(key, _)| key)).copied().collect();
-        let keys: Vec<Key> =
-            changed.iter().map(|key| (self.target_id(key.table, key.metric), key.prefix)).collect();
-        self.mark(keys, now);
+        for key in changed {
+            self.mark_key((key.table, key.metric), &key.prefix, now);
+        }
     }
 
     fn forget_views(&mut self) {
@@ -314,41 +337,93 @@ impl Engine {
     }
 
     fn mark_everything(&mut self, now: Instant) {
-        let mut keys: Vec<Key> = Vec::new();
-        for (table, prefix, _) in self.rib.iter() {
-            for (_, import) in self.plan.imports_from(table) {
-                let target = import.target(&prefix);
-                keys.extend(self.target_index.get(&target).map(|id| (*id, prefix)));
-                if !self.target_index.contains_key(&target) {
-                    let id = intern_target(&mut self.targets, &mut self.target_index, target);
-                    keys.push((id, prefix));
-                }
-            }
+        let mut wanted: Vec<(Slot, (u32, u32))> = Vec::new();
+        for (slot, table, prefix, _) in self.rib.iter() {
+            wanted.extend(self.plan.imports_from(table).map(|(_, import)| (slot, import.target(&prefix))));
         }
-        for key in self.plan.static_routes.keys() {
-            let id = intern_target(&mut self.targets, &mut self.target_index, (key.table, key.metric));
-            keys.push((id, key.prefix));
+        for (slot, target) in wanted {
+            self.mark_beside(slot, target, now);
         }
-        // Taken from the end: what is in the kernel comes first, and so keeps its place under `maxRoutes`.
-        keys.extend(self.entries.iter().map(|(target, prefix, _)| (target, prefix)));
-        self.queue = keys;
+        let fixed: Vec<RouteKey> = self.plan.static_routes.keys().copied().collect();
+        for key in fixed {
+            self.mark_key((key.table, key.metric), &key.prefix, now);
+        }
+        let entries: Vec<Slot> = self.rib.entries().map(|(slot, ..)| slot).collect();
+        self.mark_all(entries, now);
+    }
+
+    /// Has an entry evaluated; one with an operation under way afterwards.
+    fn mark(&mut self, slot: Slot, now: Instant) {
+        let Some(entry) = self.rib.entry_mut(slot) else { return };
+        if entry.flags & DIRTY != 0 {
+            return;
+        }
+        entry.flags |= DIRTY;
+        if entry.flags & IN_FLIGHT == 0 {
+            self.queue.push(slot, entry.is_held());
+        }
         self.dirty_since.get_or_insert(now);
     }
 
-    fn mark(&mut self, keys: impl IntoIterator<Item = Key>, now: Instant) {
-        self.dirty.extend(keys);
-        if !self.dirty.is_empty() {
-            self.dirty_since.get_or_insert(now);
+    fn mark_all(&mut self, slots: impl IntoIterator<Item = Slot>, now: Instant) {
+        slots.into_iter().for_each(|slot| self.mark(slot, now));
+    }
+
+    fn mark_key(&mut self, target: (u32, u32), prefix: &IpNet, now: Instant) {
+        let id = self.target_id(target);
+        if let Some(slot) = id.and_then(|id| self.rib.entry_at(id, prefix)) {
+            self.mark(slot, now);
         }
     }
 
-    fn target_id(&mut self, table: u32, metric: u32) -> TargetId {
-        intern_target(&mut self.targets, &mut self.target_index, (table, metric))
+    /// Has evaluated what goes into `target` for the prefix of a record.
+    fn mark_beside(&mut self, slot: Slot, target: (u32, u32), now: Instant) {
+        let id = self.target_id(target);
+        if let Some(slot) = id.and_then(|id| self.rib.entry_beside(slot, id)) {
+            self.mark(slot, now);
+        }
+    }
+
+    /// The number of a (table, metric); `None`: the 65,536th, which is not programmed.
+    fn target_id(&mut self, target: (u32, u32)) -> Option<TargetId> {
+        if let Some(id) = self.target_index.get(&target) {
+            return Some(*id);
+        }
+        let id = TargetId::try_from(self.targets.len()).ok().filter(|id| *id != TargetId::MAX)?;
+        self.targets.push(target);
+        self.target_index.insert(target, id);
+        Some(id)
     }
 
     fn route_key(&self, (target, prefix): Key) -> RouteKey {
-        let (table, metric) = self.targets.get(target as usize).copied().unwrap_or_default();
+        let (table, metric) = self.targets.get(usize::from(target)).copied().unwrap_or_default();
         RouteKey { table, prefix, metric }
+    }
+
+    /// What is held for a key of the kernel.
+    fn held_at(&self, table: u32, metric: u32, prefix: &IpNet) -> Option<(Slot, Entry)> {
+        let slot = self.rib.find_entry(*self.target_index.get(&(table, metric))?, prefix)?;
+        self.rib.entry(slot).map(|(_, _, entry)| (slot, entry)).filter(|(_, entry)| entry.is_held())
+    }
+
+    /// What is held in `target` for the prefix of a record.
+    fn held_beside(&self, slot: Slot, target: (u32, u32)) -> Option<(Slot, Entry)> {
+        let slot = self.rib.find_beside(slot, *self.target_index.get(&target)?)?;
+        self.rib.entry(slot).map(|(_, _, entry)| (slot, entry)).filter(|(_, entry)| entry.is_held())
+    }
+
+    /// All that is held.
+    fn held(&self) -> impl Iterator<Item = (Slot, Key, &Entry)> + '_ {
+        let entries = self.rib.entries().filter(|(.., entry)| entry.is_held());
+        entries.map(|(slot, target, prefix, entry)| (slot, (target, prefix), entry))
+    }
+
+    /// Removes an entry that says nothing any more.
+    fn tidy(&mut self, slot: Slot) {
+        let idle = |entry: &Entry| !entry.is_held() && entry.flags & (DIRTY | IN_FLIGHT | FAILED) == 0;
+        if self.rib.entry(slot).is_some_and(|(_, _, entry)| idle(&entry)) {
+            self.rib.drop_entry(slot);
+        }
     }
 
     /// Tells on which links nexthops can exist now.
@@ -387,18 +462,14 @@ impl Engine {
         self.audit_wanted |= self.suspended;
         let bodies: FxHashSet<BodySlot> = bodies.iter().copied().collect();
         let mut lost = Vec::new();
-        for (target, prefix, entry) in self.entries.iter() {
-            if bodies.contains(&entry.body) && entry.flags & INSTALLED != 0 {
-                lost.push((target, prefix));
+        self.rib.for_each_entry(|slot, entry| {
+            if entry.flags & INSTALLED != 0 && bodies.contains(&entry.body) {
+                entry.flags = (entry.flags & !INSTALLED) | CHANGED;
+                lost.push(slot);
             }
-        }
-        for (target, prefix) in &lost {
-            if let Some(entry) = self.entries.get_mut(*target, prefix) {
-                entry.flags &= !INSTALLED;
-            }
-        }
+        });
         self.waiting.extend(bodies);
-        self.mark(lost, now);
+        self.mark_all(lost, now);
     }
 
     // ===== time =====
@@ -408,25 +479,21 @@ impl Engine {
     pub fn deadline(&self) -> Option<Instant> {
         let holds = self.plan.imports.iter().zip(&self.held).filter(|(_, held)| **held);
         let holds = holds.filter_map(|(import, _)| self.feed.hold_until(import.import.on_feed_loss.into()));
-        let retries = self.failures.values().map(|failure| failure.retry_at);
-        holds.chain(retries).chain(self.nexthop_retry).min()
+        let retry = self.retries.first().map(|(at, _)| *at);
+        holds.chain(retry).chain(self.nexthop_retry).min()
     }
 
     /// Time has passed: ends holds, tries again what was refused.
     pub fn tick(&mut self, now: Instant) {
         self.release_holds(now);
-        let due: Vec<Key> = self
-            .failures
-            .iter()
-            .filter(|(_, failure)| failure.retry_at <= now)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in &due {
-            if let Some(failure) = self.failures.get_mut(key) {
+        while let Some((at, slot)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
+            self.retries.remove(&(at, slot));
+            if let Some(failure) = self.failures.get_mut(&slot) {
                 failure.retry_at = now + failure.delay;
+                self.retries.insert((failure.retry_at, slot));
             }
+            self.mark(slot, now);
         }
-        self.mark(due, now);
         if self.nexthop_retry.is_some_and(|at| at <= now) {
             self.nexthop_retry = None;
             self.nexthops.retry();
@@ -441,10 +508,7 @@ impl Engine {
     /// Whether everything is evaluated and acknowledged.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty()
-            && self.dirty.is_empty()
-            && self.queue.is_empty()
-            && !self.nexthops.is_dirty()
+        self.in_flight.is_empty() && self.queue.is_empty() && !self.nexthops.is_dirty()
     }
 
     /// Whether batches are under way.
@@ -456,7 +520,7 @@ impl Engine {
     /// Operations waiting or under way.
     #[must_use]
     pub fn backlog(&self) -> usize {
-        self.dirty.len() + self.queue.len() + self.in_flight.values().map(Vec::len).sum::<usize>()
+        self.queue.len() + self.in_flight.values().map(Vec::len).sum::<usize>()
     }
 
     // ===== outputs =====
@@ -474,27 +538,28 @@ impl Engine {
             }
             return self.submit(ops);
         }
-        let mut deferred: Vec<Key> = Vec::new();
         self.emit_nexthops(&mut ops, now);
         while ops.ops.len() < MAX_BATCH {
             if !self.room.is_empty() {
                 self.use_room(now);
             }
-            let Some(key) = self.pop() else { break };
-            let entry = self.entries.get(key.0, &key.1).copied();
-            if entry.is_some_and(|entry| entry.flags & IN_FLIGHT != 0) {
-                deferred.push(key);
-                continue;
+            let some: SmallVec<[Slot; AT_ONCE]> =
+                std::iter::from_fn(|| self.queue.pop()).take(AT_ONCE).collect();
+            // Entries with operations under way are not in the queue, so that this takes nothing away.
+            let known = some.iter().filter(|slot| self.rib.entry(**slot).is_some()).count();
+            if known == 0 {
+                break;
             }
-            self.reconcile_key(key, entry, &mut ops, now);
-            self.evaluated(key);
+            for slot in some {
+                self.reconcile(slot, &mut ops, now);
+            }
         }
-        self.dirty.extend(deferred);
         self.answer_united();
-        if ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty() {
+        let idle = ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty();
+        if idle && !self.comparing {
             self.collect_garbage(&mut ops, now);
         }
-        if ops.ops.is_empty() && self.in_flight.is_empty() && self.dirty.is_empty() && self.queue.is_empty() {
+        if ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty() {
             self.dirty_since = None;
         }
         self.submit(ops)
@@ -508,18 +573,6 @@ impl Engine {
         self.next_batch += 1;
         self.in_flight.insert(id, pending);
         Some(Batch { id, ops })
-    }
-
-    fn pop(&mut self) -> Option<Key> {
-        if self.queue.is_empty() {
-            // A hash set yields hashed order, which the kernel's trie takes up to 40 times faster than ascending.
-            self.queue.extend(self.dirty.drain());
-            if self.queue.is_empty() {
-                self.dirty.shrink_to(MAX_BATCH);
-                self.queue.shrink_to(MAX_BATCH);
-            }
-        }
-        self.queue.pop()
     }
 
     fn emit_nexthops(&mut self, ops: &mut Ops, now: Instant) {
@@ -537,9 +590,9 @@ impl Engine {
             return;
         }
         let waits = |entry: &Entry| bodies.contains(&entry.body) && entry.flags & INSTALLED == 0;
-        let keys: Vec<Key> =
-            self.entries.iter().filter(|(_, _, entry)| waits(entry)).map(|(t, p, _)| (t, p)).collect();
-        self.mark(keys, now);
+        let slots: Vec<Slot> =
+            self.held().filter(|(.., entry)| waits(entry)).map(|(slot, ..)| slot).collect();
+        self.mark_all(slots, now);
     }
 
     fn collect_garbage(&mut self, ops: &mut Ops, now: Instant) {
@@ -557,15 +610,4 @@ impl Engine {
         self.nexthop_failures.retain(|op, _| nexthops.is_wanted(*op));
         self.emit_nexthops(ops, now);
     }
-}
-
-fn intern_target(
-    targets: &mut Vec<(u32, u32)>,
-    index: &mut FxHashMap<(u32, u32), TargetId>,
-    target: (u32, u32),
-) -> TargetId {
-    *index.entry(target).or_insert_with(|| {
-        targets.push(target);
-        u32::try_from(targets.len() - 1).unwrap_or(u32::MAX)
-    })
 }

@@ -4,9 +4,13 @@ use std::time::Instant;
 
 use super::bodies::BodySlot;
 use super::nexthops::NexthopOp;
-use super::{Engine, Failure, IN_FLIGHT, INSTALLED, Key, NEXTHOP_RETRY, Pending, RETRY_MAX, RETRY_MIN};
+use super::{
+    CHANGED, DIRTY, Engine, FAILED, Failure, IN_FLIGHT, INSTALLED, NEXTHOP_RETRY, Pending, RETRY_MAX,
+    RETRY_MIN,
+};
 use crate::model::ops::{BatchDone, RouteOp};
 use crate::model::{KernelRoute, NexthopId, RouteKey};
+use crate::rib::Slot;
 
 impl Engine {
     /// A batch was applied.
@@ -23,17 +27,22 @@ impl Engine {
                     let replaced = matches!(done.ops.get(index), Some(RouteOp::ReplaceNexthop(_)));
                     self.nexthop_done(op, replaced, error.as_ref(), now);
                 }
-                Pending::Route { key, new, old, installed } => match error {
-                    None => self.route_done(key, old),
-                    Some(error) => self.route_refused(key, new, old.map(|old| (old, installed)), error, now),
-                },
-                Pending::Delete { key } => self.delete_done(key, error, now),
+                Pending::Route { slot, old, installed } => {
+                    match error {
+                        None => self.route_done(slot, old),
+                        Some(error) => self.route_refused(slot, old, installed, error, now),
+                    }
+                    self.landed(slot);
+                }
+                Pending::Delete(slot) => {
+                    self.delete_done(slot, error, now);
+                    self.landed(slot);
+                }
             }
         }
         self.answer_united();
         if self.in_flight.is_empty()
             && self.queue.is_empty()
-            && self.dirty.is_empty()
             && let Some(since) = self.dirty_since.take()
         {
             self.latency = Some(now.saturating_duration_since(since));
@@ -58,70 +67,83 @@ impl Engine {
         self.nexthop_retry.get_or_insert(now + NEXTHOP_RETRY);
     }
 
-    fn route_done(&mut self, key: Key, old: Option<BodySlot>) {
-        if let Some(entry) = self.entries.get_mut(key.0, &key.1) {
+    /// The operation on an entry has ended: it may be evaluated again.
+    fn landed(&mut self, slot: Slot) {
+        self.acknowledged(slot);
+        let Some(entry) = self.rib.entry_mut(slot) else { return };
+        if entry.flags & DIRTY != 0 {
+            self.queue.push(slot, entry.is_held());
+        }
+        self.tidy(slot);
+    }
+
+    fn route_done(&mut self, slot: Slot, old: Option<BodySlot>) {
+        if let Some(entry) = self.rib.entry_mut(slot) {
             entry.flags &= !IN_FLIGHT;
         }
         old.into_iter().for_each(|old| self.bodies.release(old));
-        self.failures.remove(&key);
-        self.acknowledged(key);
+        self.forgive(slot);
     }
 
     /// The kernel refused a route: what stood there before still stands.
     fn route_refused(
         &mut self,
-        key: Key,
-        new: BodySlot,
-        old: Option<(BodySlot, bool)>,
+        slot: Slot,
+        old: Option<BodySlot>,
+        installed: bool,
         (errno, text): (i32, String),
         now: Instant,
     ) {
         self.stats.refused += 1;
-        self.bodies.release(new);
-        match (old, self.entries.get_mut(key.0, &key.1)) {
-            (Some((old, installed)), Some(entry)) => {
-                entry.body = old;
-                entry.flags = if installed { INSTALLED } else { 0 };
+        if let Some(entry) = self.rib.entry_mut(slot) {
+            entry.flags &= !IN_FLIGHT;
+            if let Some(old) = old {
+                let new = std::mem::replace(&mut entry.body, old);
+                entry.flags = (entry.flags & !INSTALLED) | if installed { INSTALLED } else { 0 };
+                self.bodies.release(new);
                 // A route of ours that was believed gone may still be there.
                 self.audit_wanted |= errno == libc::EEXIST || errno == libc::ENOENT;
+            } else {
+                self.vacate(slot);
             }
-            _ => self.drop_entry(key),
         }
-        self.fail(key, errno, text, now);
-        self.acknowledged(key);
+        self.fail(slot, errno, text, now);
     }
 
-    pub(super) fn drop_entry(&mut self, key: Key) {
-        if let Some(entry) = self.entries.remove(key.0, &key.1) {
-            self.uncount(entry.contribution);
+    fn delete_done(&mut self, slot: Slot, error: Option<(i32, String)>, now: Instant) {
+        if let Some(entry) = self.rib.entry_mut(slot) {
+            entry.flags &= !IN_FLIGHT;
         }
-    }
-
-    fn delete_done(&mut self, key: Key, error: Option<(i32, String)>, now: Instant) {
         match error {
             Some((errno, text)) if !matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV) => {
-                if let Some(entry) = self.entries.get_mut(key.0, &key.1) {
-                    entry.flags &= !IN_FLIGHT;
-                }
                 self.stats.refused += 1;
-                self.fail(key, errno, text, now);
-                self.acknowledged(key);
+                self.fail(slot, errno, text, now);
             }
             _ => {
-                if let Some(entry) = self.entries.get(key.0, &key.1).copied() {
-                    self.bodies.release(entry.body);
-                    self.drop_entry(key);
-                }
-                self.failures.remove(&key);
-                // What it should be may have changed while the delete was under way.
-                self.mark([key], now);
+                self.vacate(slot);
+                self.forgive(slot);
             }
         }
     }
 
-    fn fail(&mut self, key: Key, errno: i32, text: String, now: Instant) {
-        let delay = self.failures.get(&key).map_or(RETRY_MIN, |failure| (failure.delay * 2).min(RETRY_MAX));
-        self.failures.insert(key, Failure { errno, text, retry_at: now + delay, delay });
+    fn fail(&mut self, slot: Slot, errno: i32, text: String, now: Instant) {
+        let delay = self.failures.get(&slot).map_or(RETRY_MIN, |failure| (failure.delay * 2).min(RETRY_MAX));
+        self.forgive(slot);
+        if let Some(entry) = self.rib.entry_mut(slot) {
+            entry.flags |= FAILED;
+            let retry_at = now + delay;
+            self.failures.insert(slot, Failure { errno, text, retry_at, delay });
+            self.retries.insert((retry_at, slot));
+        }
+    }
+
+    /// Nothing is wrong with an entry any more.
+    pub(super) fn forgive(&mut self, slot: Slot) {
+        let Some(entry) = self.rib.entry_mut(slot).filter(|entry| entry.flags & FAILED != 0) else { return };
+        entry.flags &= !FAILED;
+        if let Some(failure) = self.failures.remove(&slot) {
+            self.retries.remove(&(failure.retry_at, slot));
+        }
     }
 
     // ===== notifications =====
@@ -129,29 +151,28 @@ impl Engine {
     /// Somebody else removed a route of ours, or put `route` in its place. Returns whether that is to be mended: one
     /// that is being changed by us anyway is looked at by a full comparison.
     pub fn route_vanished(&mut self, route: &KernelRoute, now: Instant) -> bool {
-        let Some(target) = self.target_index.get(&(route.key.table, route.key.metric)).copied() else {
-            return false;
-        };
-        let Some(entry) = self.entries.get_mut(target, &route.key.prefix) else { return false };
-        if entry.flags & IN_FLIGHT != 0 {
+        let RouteKey { table, metric, prefix } = route.key;
+        let Some((slot, held)) = self.held_at(table, metric, &prefix) else { return false };
+        if held.flags & IN_FLIGHT != 0 {
             // Before or after our own change? Only a dump can tell.
             self.audit_wanted = true;
-        } else if entry.flags & INSTALLED != 0 {
-            entry.flags &= !INSTALLED;
-            self.stats.drift += 1;
-            self.mark([(target, route.key.prefix)], now);
-            return true;
+            return false;
         }
-        false
+        let Some(entry) = self.rib.entry_mut(slot).filter(|entry| entry.flags & INSTALLED != 0) else {
+            return false;
+        };
+        entry.flags = (entry.flags & !INSTALLED) | CHANGED;
+        self.stats.drift += 1;
+        self.mark(slot, now);
+        true
     }
 
     /// Somebody's route is gone from a key: one of ours that had to stay out for it need not wait any longer.
     pub fn key_freed(&mut self, key: &RouteKey, now: Instant) {
         let target = self.target_index.get(&(key.table, key.metric)).copied();
-        if let Some(target) = target
-            && self.failures.contains_key(&(target, key.prefix))
-        {
-            self.mark([(target, key.prefix)], now);
+        let slot = target.and_then(|target| self.rib.find_entry(target, &key.prefix));
+        if let Some(slot) = slot.filter(|slot| self.failures.contains_key(slot)) {
+            self.mark(slot, now);
         }
     }
 
@@ -162,9 +183,8 @@ impl Engine {
 
     /// Somebody else's route has come. Where it has the key of one of ours, a full comparison looks at both.
     pub fn foreign_appeared(&mut self, route: &KernelRoute) {
-        let target = self.target_index.get(&(route.key.table, route.key.metric));
-        let entry = target.and_then(|target| self.entries.get(*target, &route.key.prefix));
-        self.audit_wanted |= entry.is_some_and(|entry| entry.flags & INSTALLED != 0);
+        let held = self.held_at(route.key.table, route.key.metric, &route.key.prefix);
+        self.audit_wanted |= held.is_some_and(|(_, entry)| entry.flags & INSTALLED != 0);
     }
 
     /// A nexthop object is gone. Returns whether it was one of ours that is wanted.

@@ -96,8 +96,8 @@ impl Engine {
         let held: &[bool] = if plan.judges_like(&self.plan) { &self.held } else { &[] };
         let mut taken = Taken { each: vec![0; plan.imports.len()], all: 0 };
         // What is in the kernel comes first, and so keeps its place under `maxRoutes`.
-        for (target, prefix, entry) in self.entries.iter() {
-            let key = self.route_key((target, prefix));
+        for (_, key, entry) in self.held() {
+            let key = self.route_key(key);
             let installed = entry.flags & INSTALLED != 0;
             let before =
                 installed.then(|| self.bodies.get(entry.body)).flatten().map(|body| self.content(body));
@@ -119,11 +119,8 @@ impl Engine {
                 visit(Difference { key, before: None, after: Some((content, owner)) });
             }
         };
-        let known = |key: &RouteKey| {
-            let target = self.target_index.get(&(key.table, key.metric));
-            target.is_some_and(|target| self.entries.get(*target, &key.prefix).is_some())
-        };
-        for (table, prefix, _) in self.rib.iter() {
+        let known = |key: &RouteKey| self.held_at(key.table, key.metric, &key.prefix).is_some();
+        for (_, table, prefix, _) in self.rib.iter() {
             for (index, import) in plan.imports_from(table) {
                 let (table, metric) = import.target(&prefix);
                 let key = RouteKey { table, prefix, metric };

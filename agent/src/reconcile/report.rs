@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::bodies::BodyTarget;
-use super::{Engine, Entry, IN_FLIGHT, INSTALLED};
+use super::{Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, Key};
 use crate::model::{Family, Hop, RouteKey, Special};
 use crate::plan::Rejection;
-use crate::rib::{Learned, Resolved};
+use crate::rib::{Learned, Resolved, Slot};
 use crate::status::reason as route;
 use crate::status::rows::RouteState;
 
@@ -126,8 +126,8 @@ impl Engine {
         let (learned, refused) = (self.rib.len() as u64, self.rib.refused());
         let mut counts = Counts { learned, refused, ..Counts::default() };
         counts.imports = vec![ImportCounts::default(); self.plan.imports.len()];
-        for (table, prefix, learned) in self.rib.iter() {
-            match self.judge(table, &prefix, learned, &mut counts.imports) {
+        for (slot, table, prefix, _) in self.rib.iter() {
+            match self.judge(slot, table, &mut counts.imports) {
                 None => counts.accepted += 1,
                 Some(reason) => {
                     *counts.rejected.entry(reason).or_default() += 1;
@@ -137,12 +137,12 @@ impl Engine {
                 }
             }
         }
-        for (target, prefix, entry) in self.entries.iter() {
-            self.count_entry((target, prefix), entry, &mut counts);
+        for (slot, key, entry) in self.held() {
+            self.count_entry(slot, key, entry, &mut counts);
         }
-        // Routes that the kernel refused and that it never held have no entry.
-        for key in self.failures.keys().filter(|key| self.entries.get(key.0, &key.1).is_none()) {
-            let table = counts.tables.entry(self.route_key(*key).table).or_default();
+        // Routes that the kernel refused and that it never held.
+        for key in self.refused_keys() {
+            let table = counts.tables.entry(key.table).or_default();
             table.desired += 1;
             table.failed += 1;
             counts.failed += 1;
@@ -150,17 +150,17 @@ impl Engine {
         counts
     }
 
-    fn judge(
-        &self,
-        table: u32,
-        prefix: &IpNet,
-        learned: &Learned,
-        imports: &mut [ImportCounts],
-    ) -> Option<&'static str> {
+    /// What the kernel refused and never held.
+    fn refused_keys(&self) -> impl Iterator<Item = RouteKey> + '_ {
+        let failed = self.failures.keys().filter_map(|slot| self.rib.entry(*slot));
+        let never = failed.filter(|(.., entry)| !entry.is_held());
+        never.map(|(target, prefix, _)| self.route_key((target, prefix)))
+    }
+
+    fn judge(&self, slot: Slot, table: u32, imports: &mut [ImportCounts]) -> Option<&'static str> {
         let mut verdict = Some(route::NO_IMPORT);
         for (index, import) in self.plan.imports_from(table) {
-            let reason =
-                self.rejection(import, index, prefix, learned).map(Rejection::as_str).or(import.blocked);
+            let reason = self.rejection(import, index, slot).map(Rejection::as_str).or(import.blocked);
             if let Some(counts) = imports.get_mut(usize::from(index)) {
                 counts.received += 1;
                 match reason {
@@ -173,12 +173,12 @@ impl Engine {
         verdict
     }
 
-    fn count_entry(&self, key: (u32, IpNet), entry: &Entry, counts: &mut Counts) {
+    fn count_entry(&self, slot: Slot, key: Key, entry: &Entry, counts: &mut Counts) {
         let table = counts.tables.entry(self.route_key(key).table).or_default();
         table.desired += 1;
-        let failed = self.failures.contains_key(&key);
+        let failed = entry.flags & FAILED != 0;
         let programmed = entry.flags & (INSTALLED | IN_FLIGHT) == INSTALLED;
-        let stale = programmed && self.is_stale(key, entry);
+        let stale = programmed && self.is_stale(slot, key);
         table.failed += u64::from(failed);
         table.programmed += u64::from(programmed);
         counts.failed += u64::from(failed);
@@ -195,32 +195,31 @@ impl Engine {
     }
 
     /// Whether FRR has not announced the route since it was lost. Static routes are never stale.
-    fn is_stale(&self, key: (u32, IpNet), _entry: &Entry) -> bool {
+    fn is_stale(&self, slot: Slot, key: Key) -> bool {
         if self.feed.is_synchronized() || self.plan.static_routes.contains_key(&self.route_key(key)) {
             return false;
         }
-        let RouteKey { table, metric, prefix } = self.route_key(key);
+        let RouteKey { table, metric, .. } = self.route_key(key);
         let current = self.rib.generation();
-        let fresh = |learned: Learned| learned.generation == current;
+        let fresh = |(_, learned): (Slot, Learned)| learned.generation == current;
         !self
             .plan
             .imports_into(table, metric)
-            .any(|(_, import)| self.rib.get(import.import.from_table, &prefix).is_some_and(fresh))
+            .any(|(_, import)| self.rib.learned_from(slot, import.import.from_table).is_some_and(fresh))
     }
 
     /// What `routes` lists: what is ours in the kernel's tables, and what was learned and is not taken, in a stable order.
     /// `wanted` selects by table and prefix. Taken once for all pages of an answer.
     pub fn list_routes(&self, wanted: impl Fn(u32, &IpNet) -> bool) -> RouteList {
         let mut keys = Vec::new();
-        let refused = self.failures.keys().filter(|key| self.entries.get(key.0, &key.1).is_none());
-        let ours = self.entries.iter().map(|(target, prefix, _)| (target, prefix)).chain(refused.copied());
-        for key in ours.map(|key| self.route_key(key)) {
+        let ours = self.held().map(|(_, key, _)| self.route_key(key)).chain(self.refused_keys());
+        for key in ours {
             if wanted(key.table, &key.prefix) {
                 keys.push(ListedRoute { table: key.table, prefix: key.prefix, metric: Some(key.metric) });
             }
         }
-        for (table, prefix, learned) in self.rib.iter() {
-            if !self.is_taken(table, &prefix, learned) && wanted(table, &prefix) {
+        for (slot, table, prefix, _) in self.rib.iter() {
+            if wanted(table, &prefix) && !self.is_taken(slot, table) {
                 keys.push(ListedRoute { table, prefix, metric: None });
             }
         }
@@ -250,15 +249,11 @@ impl Engine {
             let Ok(covering) = IpNet::new(prefix.network(), length).map(|net| net.trunc()) else { continue };
             for &(table, metric) in &self.targets {
                 let key = RouteKey { table, prefix: covering, metric };
-                let known = self.target_index.get(&(table, metric)).is_some_and(|target| {
-                    let key = (*target, covering);
-                    self.entries.get(key.0, &key.1).is_some() || self.failures.contains_key(&key)
-                });
-                rows.extend(known.then(|| self.own_row(key)).flatten());
+                rows.extend(self.known(&key).then(|| self.own_row(key)).flatten());
             }
             for table in self.rib.tables().keys() {
-                let Some(learned) = self.rib.get(*table, &covering) else { continue };
-                if !self.is_taken(*table, &covering, &learned) {
+                let Some(slot) = self.rib.find(*table, &covering) else { continue };
+                if !self.is_taken(slot, *table) {
                     rows.extend(self.learned_row(*table, covering));
                 }
             }
@@ -267,18 +262,26 @@ impl Engine {
     }
 
     /// Whether an import takes a learned route.
-    fn is_taken(&self, table: u32, prefix: &IpNet, learned: &Learned) -> bool {
+    fn is_taken(&self, slot: Slot, table: u32) -> bool {
         self.plan.imports_from(table).any(|(index, import)| {
-            import.import.program
-                && import.blocked.is_none()
-                && self.rejection(import, index, prefix, learned).is_none()
+            import.import.program && import.blocked.is_none() && self.rejection(import, index, slot).is_none()
         })
+    }
+
+    /// Whether a key holds a route of ours, or should.
+    fn known(&self, key: &RouteKey) -> bool {
+        let target = self.target_index.get(&(key.table, key.metric));
+        let slot = target.and_then(|target| self.rib.find_entry(*target, &key.prefix));
+        let entry = slot.and_then(|slot| self.rib.entry(slot));
+        entry.is_some_and(|(.., entry)| entry.is_held() || entry.flags & FAILED != 0)
     }
 
     fn own_row(&self, key: RouteKey) -> Option<RouteView> {
         let target = *self.target_index.get(&(key.table, key.metric))?;
-        let entry = self.entries.get(target, &key.prefix);
-        let failure = self.failures.get(&(target, key.prefix));
+        let slot = self.rib.find_entry(target, &key.prefix);
+        let failure = slot.and_then(|slot| self.failures.get(&slot));
+        let held = self.held_at(key.table, key.metric, &key.prefix);
+        let entry = held.map(|(_, entry)| entry);
         let (mut nexthops, mut special) = (Vec::new(), None);
         match entry.and_then(|entry| self.bodies.get(entry.body)).map(|body| &body.target) {
             Some(BodyTarget::Group(group)) => {
@@ -294,7 +297,9 @@ impl Engine {
         let (state, reason) = match (failure, entry) {
             (Some(failure), _) if failure.errno == libc::EEXIST => (RouteState::Failed, route::FOREIGN_ROUTE),
             (Some(_), _) => (RouteState::Failed, route::KERNEL_REJECTED),
-            (None, Some(entry)) if installed && self.is_stale((target, key.prefix), entry) => {
+            (None, Some(_))
+                if installed && slot.is_some_and(|slot| self.is_stale(slot, (target, key.prefix))) =>
+            {
                 (RouteState::Stale, route::FEED_LOST)
             }
             (None, _) if installed => (RouteState::Programmed, self.purpose(&key)),
@@ -329,9 +334,10 @@ impl Engine {
     }
 
     fn learned_row(&self, table: u32, prefix: IpNet) -> Option<RouteView> {
-        let learned = self.rib.get(table, &prefix)?;
+        let slot = self.rib.find(table, &prefix)?;
+        let (_, _, learned) = self.rib.at(slot)?;
         let mut scratch = vec![ImportCounts::default(); self.plan.imports.len()];
-        let verdict = self.judge(table, &prefix, &learned, &mut scratch);
+        let verdict = self.judge(slot, table, &mut scratch);
         let import = self.plan.imports_from(table).next();
         let (nexthops, special) = match self.rib.resolve(&learned, Family::of(&prefix)) {
             Resolved::Hops(hops) => (hops.to_vec(), None),
@@ -357,7 +363,10 @@ impl Engine {
         let mut routes: Vec<(RouteKey, &str)> = self
             .failures
             .iter()
-            .map(|(key, failure)| (self.route_key(*key), failure.text.as_str()))
+            .filter_map(|(slot, failure)| {
+                let (target, prefix, _) = self.rib.entry(*slot)?;
+                Some((self.route_key((target, prefix)), failure.text.as_str()))
+            })
             .collect();
         routes.sort_unstable();
         let routes = routes.into_iter().map(|(key, text)| format!("{key}: {text}"));
@@ -374,9 +383,8 @@ impl Engine {
     ) -> (u64, Vec<IpNet>) {
         let Some(plan) = self.plan.imports.get(usize::from(import)) else { return (0, Vec::new()) };
         let (mut missing, mut sample) = (0, Vec::new());
-        for (table, prefix, learned) in self.rib.iter() {
-            let expected =
-                table == plan.import.from_table && self.rejection(plan, import, &prefix, learned).is_none();
+        for (slot, table, prefix, _) in self.rib.iter() {
+            let expected = table == plan.import.from_table && self.rejection(plan, import, slot).is_none();
             if expected && !present(&prefix) {
                 missing += 1;
                 if sample.len() < limit {

@@ -1,11 +1,12 @@
 //! What FRR taught us: routes and nexthop objects as they came over FPM, by generation of the feed.
 //!
-//! Pure state. A new FPM connection starts a new *generation*: what the older ones taught is stale, but kept
+//! Pure state. Beside each prefix there is room for an entry of the user's (`E`), so that what is learned and what became of
+//! it are found together. A new FPM connection starts a new *generation*: what the older ones taught is stale, but kept
 //! with the nexthop objects that it refers to, for FRR reuses nexthop ids after a restart (fpm.md 2.4).
 //! Nexthop ids are resolved when asked for, never when they arrive: groups come before their members, and some
 //! ids are never announced (fpm.md rule 5).
 
-mod table;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,8 @@ use zebra_fpm::{
     Target, Update,
 };
 
-pub use self::table::PrefixMap;
+use self::store::Store;
+pub use self::store::{Scope, Slot};
 use crate::model::{Family, Hop, Special};
 
 /// Generations kept besides the current one; older nexthop objects are forgotten, their routes kept as they are
@@ -125,14 +127,16 @@ pub enum Unresolved {
 /// What an update changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// This route came, changed or went.
-    Route {
+    /// This route came or changed.
+    Route(Slot),
+    /// This route was withdrawn.
+    Gone {
         /// FPM table.
         table: u32,
         /// Destination.
         prefix: IpNet,
-        /// False: it was withdrawn.
-        present: bool,
+        /// Its record, where that has an entry.
+        slot: Option<Slot>,
     },
     /// This nexthop object of the current generation changed; routes by it and by groups with it are affected.
     Nexthop(u32),
@@ -163,8 +167,8 @@ struct Epoch {
 }
 
 /// The learned state.
-pub struct Rib {
-    routes: PrefixMap<Learned>,
+pub struct Rib<E = ()> {
+    store: Store<E>,
     epochs: VecDeque<Epoch>,
     details: Vec<Detail>,
     detail_index: FxHashMap<Detail, u32>,
@@ -172,6 +176,8 @@ pub struct Rib {
     per_table: FxHashMap<u32, u64>,
     /// Routes of the current generation by each nexthop id.
     users: FxHashMap<u32, u64>,
+    /// Routes that were not announced in the current generation.
+    stale: usize,
     ignored: Ignored,
     /// Routes at most: see [`Rib::set_limit`].
     limit: usize,
@@ -179,15 +185,16 @@ pub struct Rib {
     refused: u64,
 }
 
-impl Default for Rib {
+impl<E> Default for Rib<E> {
     fn default() -> Self {
         Self {
-            routes: PrefixMap::default(),
+            store: Store::default(),
             epochs: VecDeque::from([Epoch::new(Generation(0))]),
             details: Vec::new(),
             detail_index: FxHashMap::default(),
             per_table: FxHashMap::default(),
             users: FxHashMap::default(),
+            stale: 0,
             ignored: Ignored::default(),
             // Until the first plan says more.
             limit: usize::MAX,
@@ -202,7 +209,7 @@ impl Epoch {
     }
 }
 
-impl Rib {
+impl<E: Copy + Default> Rib<E> {
     /// The generation that updates belong to now.
     #[must_use]
     pub fn generation(&self) -> Generation {
@@ -232,6 +239,7 @@ impl Rib {
         let next = Generation(self.generation().0.wrapping_add(1));
         self.epochs.push_back(Epoch::new(next));
         self.users.clear();
+        self.stale = self.len();
         self.refused = 0;
         if self.epochs.len() > MAX_GENERATIONS + 1 {
             self.epochs.pop_front();
@@ -245,11 +253,12 @@ impl Rib {
             Update::Route(route) => self.apply_route(route),
             Update::RouteDel(gone) => {
                 let table = table_of(&gone.key);
-                if let Some(old) = self.routes.remove(table, &gone.key.dst) {
-                    self.count(table, -1);
-                    self.use_nexthop(&old, -1);
+                let found = self.store.find(table, &gone.key.dst);
+                if let Some(slot) = found {
+                    self.forget(slot, table);
                 }
-                Change::Route { table, prefix: gone.key.dst, present: false }
+                let slot = found.filter(|slot| self.store.entry(*slot).is_some());
+                Change::Gone { table, prefix: gone.key.dst, slot }
             }
             Update::Nexthop(object) => self.apply_nexthop(object),
             Update::NexthopDel { id, .. } => {
@@ -280,7 +289,7 @@ impl Rib {
             self.ignored.source_specific += 1;
             return Change::Ignored;
         }
-        if self.routes.len() >= self.limit && self.routes.get(table, &prefix).is_none() {
+        if self.len() >= self.limit && self.store.find(table, &prefix).is_none() {
             self.refused += 1;
             return Change::Ignored;
         }
@@ -299,12 +308,27 @@ impl Rib {
         };
         let generation = self.generation();
         let learned = Learned { target, protocol: route.protocol.0, generation, answer: Answer::Owed };
-        match self.routes.insert(table, &prefix, learned) {
+        let Some((slot, old)) = self.store.learn(table, &prefix, learned) else { return Change::None };
+        match old {
             None => self.count(table, 1),
-            Some(old) => self.use_nexthop(&old, -1),
+            Some(old) if old.generation == generation => {
+                if old.target == target {
+                    return Change::Route(slot);
+                }
+                self.use_nexthop(&old, -1);
+            }
+            Some(_) => self.stale -= 1,
         }
         self.use_nexthop(&learned, 1);
-        Change::Route { table, prefix, present: true }
+        Change::Route(slot)
+    }
+
+    fn forget(&mut self, slot: Slot, table: u32) {
+        let Some(old) = self.store.learned(slot).copied() else { return };
+        self.store.forget(slot);
+        self.count(table, -1);
+        self.use_nexthop(&old, -1);
+        self.stale -= usize::from(old.generation != self.generation());
     }
 
     fn intern(&mut self, route: &Route) -> u32 {
@@ -324,7 +348,7 @@ impl Rib {
         if let Some(index) = self.detail_index.get(&detail) {
             return *index;
         }
-        if self.details.len() > 1024 && self.details.len() > 2 * self.routes.len() {
+        if self.details.len() > 1024 && self.details.len() > 2 * self.len() {
             self.forget_unused_details();
         }
         let index = u32::try_from(self.details.len()).unwrap_or(u32::MAX);
@@ -338,7 +362,7 @@ impl Rib {
         let old = std::mem::take(&mut self.details);
         self.detail_index.clear();
         let (details, index) = (&mut self.details, &mut self.detail_index);
-        self.routes.for_each_mut(|learned| {
+        self.store.for_each_learned(|learned| {
             if let LearnedTarget::Detail(slot) = &mut learned.target
                 && let Some(detail) = old.get(*slot as usize)
             {
@@ -395,10 +419,28 @@ impl Rib {
         self.users.get(&id).copied().unwrap_or(0)
     }
 
+    /// Where the learned route for a prefix is.
+    #[must_use]
+    pub fn find(&self, table: u32, prefix: &IpNet) -> Option<Slot> {
+        self.store.find(table, prefix)
+    }
+
     /// The learned route for a prefix.
     #[must_use]
     pub fn get(&self, table: u32, prefix: &IpNet) -> Option<Learned> {
-        self.routes.get(table, prefix).copied()
+        self.store.learned(self.find(table, prefix)?).copied()
+    }
+
+    /// What was learned from `table` for the prefix of a record, and where that is.
+    #[must_use]
+    pub fn learned_from(&self, slot: Slot, table: u32) -> Option<(Slot, Learned)> {
+        self.store.learned_from(slot, table).map(|(slot, learned)| (slot, *learned))
+    }
+
+    /// FPM table, prefix and route at a slot.
+    #[must_use]
+    pub fn at(&self, slot: Slot) -> Option<(u32, IpNet, Learned)> {
+        self.store.at(slot)
     }
 
     /// The route as FRR announced it, with the nexthops that its message had.
@@ -430,8 +472,8 @@ impl Rib {
     }
 
     /// Notes what zebra was told about a route.
-    pub fn set_answer(&mut self, table: u32, prefix: &IpNet, answer: Answer) {
-        if let Some(learned) = self.routes.get_mut(table, prefix) {
+    pub fn set_answer(&mut self, slot: Slot, answer: Answer) {
+        if let Some(learned) = self.store.learned_mut(slot) {
             learned.answer = answer;
         }
     }
@@ -498,23 +540,75 @@ impl Rib {
     /// Forgets every route that was not announced in the current generation, and the older nexthop objects.
     pub fn sweep(&mut self) {
         let current = self.generation();
-        let per_table = &mut self.per_table;
-        self.routes.retain(|table, learned| {
-            let keep = learned.generation == current;
-            if !keep && let Some(count) = per_table.get_mut(&table) {
-                *count = count.saturating_sub(1);
-            }
-            keep
-        });
-        per_table.retain(|_, count| *count > 0);
+        if self.stale > 0 {
+            let stale = self.iter().filter(|(_, _, _, learned)| learned.generation != current);
+            let stale: Vec<(Slot, u32)> = stale.map(|(slot, table, _, _)| (slot, table)).collect();
+            stale.into_iter().for_each(|(slot, table)| self.forget(slot, table));
+        }
         while self.epochs.len() > 1 {
             self.epochs.pop_front();
         }
     }
 
-    /// Every learned route.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, IpNet, &Learned)> + '_ {
-        self.routes.iter()
+    /// How many routes were not announced in the current generation.
+    #[must_use]
+    pub fn stale(&self) -> usize {
+        self.stale
+    }
+
+    /// Every learned route, with its FPM table.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, u32, IpNet, &Learned)> + '_ {
+        self.store.iter()
+    }
+
+    // ===== entries of the user =====
+
+    /// What a record's entry is for, its prefix, and the entry.
+    #[must_use]
+    pub fn entry(&self, slot: Slot) -> Option<(Scope, IpNet, E)> {
+        self.store.entry(slot)
+    }
+
+    /// The same, to change it.
+    pub fn entry_mut(&mut self, slot: Slot) -> Option<&mut E> {
+        self.store.entry_mut(slot)
+    }
+
+    /// The entry of a prefix for `target`.
+    #[must_use]
+    pub fn find_entry(&self, target: Scope, prefix: &IpNet) -> Option<Slot> {
+        self.store.find_entry(target, prefix)
+    }
+
+    /// The same, of the prefix that a record is for.
+    #[must_use]
+    pub fn find_beside(&self, slot: Slot, target: Scope) -> Option<Slot> {
+        self.store.find_beside(slot, target)
+    }
+
+    /// The entry of a prefix for `target`, made where there is none; `None` when there are too many records.
+    pub fn entry_at(&mut self, target: Scope, prefix: &IpNet) -> Option<Slot> {
+        self.store.entry_at(target, prefix)
+    }
+
+    /// The same, of the prefix that a record is for.
+    pub fn entry_beside(&mut self, slot: Slot, target: Scope) -> Option<Slot> {
+        self.store.entry_beside(slot, target)
+    }
+
+    /// Removes an entry.
+    pub fn drop_entry(&mut self, slot: Slot) {
+        self.store.drop_entry(slot);
+    }
+
+    /// Every entry, with what it is for.
+    pub fn entries(&self) -> impl Iterator<Item = (Slot, Scope, IpNet, &E)> + '_ {
+        self.store.entries()
+    }
+
+    /// Changes every entry.
+    pub fn for_each_entry(&mut self, change: impl FnMut(Slot, &mut E)) {
+        self.store.for_each_entry(change);
     }
 
     /// Tables that FRR itself writes: those that its routes carry, with their numbers of routes.
@@ -526,7 +620,7 @@ impl Rib {
     /// Number of learned routes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.store.len()
     }
 
     /// Number of nexthop objects of the current generation.
@@ -538,7 +632,7 @@ impl Rib {
     /// Whether nothing was learned.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.len() == 0
+        self.len() == 0
     }
 
     /// What was ignored, by reason, since the start.

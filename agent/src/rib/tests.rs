@@ -44,7 +44,7 @@ fn resolved(rib: &Rib, prefix: &str) -> Resolved {
 
 #[test]
 fn connected_and_kernel_routes_are_not_learned() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     let mut kernel =
         Route::by_nexthop(RouteKey::new(TableId(254), net("10.0.0.0/24")), Protocol::KERNEL, NexthopId(1));
     assert_eq!(rib.apply(&Update::Route(kernel.clone())), Change::None);
@@ -56,14 +56,14 @@ fn connected_and_kernel_routes_are_not_learned() {
 
 #[test]
 fn an_empty_multipath_has_no_way_out() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     rib.apply(&route("10.0.0.0/24", Target::Nexthops(Box::default())));
     assert_eq!(resolved(&rib, "10.0.0.0/24"), Resolved::Unresolved(Unresolved::Empty));
 }
 
 #[test]
 fn a_group_resolves_as_far_as_its_members_are_known() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     rib.apply(&group(9, &[1, 2]));
     rib.apply(&route("10.0.0.0/24", Target::Nexthop(NexthopId(9))));
     assert_eq!(resolved(&rib, "10.0.0.0/24"), Resolved::Unresolved(Unresolved::NexthopUnknown(2)));
@@ -78,7 +78,7 @@ fn a_group_resolves_as_far_as_its_members_are_known() {
 
 #[test]
 fn ids_mean_what_they_meant_when_the_route_was_announced() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     rib.apply(&single(1, "192.0.2.1", 4));
     rib.apply(&route("10.0.0.0/24", Target::Nexthop(NexthopId(1))));
     let before = resolved(&rib, "10.0.0.0/24");
@@ -94,7 +94,7 @@ fn ids_mean_what_they_meant_when_the_route_was_announced() {
 
 #[test]
 fn protobuf_and_the_old_module_mean_main_where_they_name_no_table() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     let mut key = RouteKey::new(TableId::UNSPEC, net("10.0.0.0/24"));
     key.vrf = Some(VrfId(0));
     rib.apply(&Update::Route(Route::new(key, Protocol::BGP, RouteKind::Blackhole, Target::None)));
@@ -103,7 +103,7 @@ fn protobuf_and_the_old_module_mean_main_where_they_name_no_table() {
 
 #[test]
 fn details_that_no_route_has_are_forgotten() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     for i in 0..5000u32 {
         let hop = Nexthop::new(Some(IpAddr::from([192, 0, (i >> 8) as u8, i as u8])), Some(IfIndex(4)));
         rib.apply(&route("10.0.0.0/24", Target::Nexthops(Box::new([hop]))));
@@ -114,7 +114,7 @@ fn details_that_no_route_has_are_forgotten() {
 
 #[test]
 fn a_prefix_that_is_new_beyond_the_limit_is_refused() {
-    let mut rib = Rib::default();
+    let mut rib = Rib::<()>::default();
     rib.set_limit(1);
     assert_eq!(rib.limit(), MIN_LIMIT);
     let announce = |number: usize, id: u32| {
@@ -128,36 +128,99 @@ fn a_prefix_that_is_new_beyond_the_limit_is_refused() {
     assert_eq!(rib.apply(&announce(MIN_LIMIT, 1)), Change::Ignored);
     assert_eq!((rib.len(), rib.refused()), (MIN_LIMIT, 1));
     // What is known may change and go, and what goes makes room.
-    assert!(matches!(rib.apply(&announce(0, 2)), Change::Route { present: true, .. }));
+    assert!(matches!(rib.apply(&announce(0, 2)), Change::Route(_)));
     rib.apply(&Update::RouteDel(zebra_fpm::RouteDel {
         key: RouteKey::new(TableId(254), net("100.64.0.0/32")),
         protocol: None,
         metric: None,
     }));
-    assert!(matches!(rib.apply(&announce(MIN_LIMIT, 1)), Change::Route { present: true, .. }));
+    assert!(matches!(rib.apply(&announce(MIN_LIMIT, 1)), Change::Route(_)));
     assert_eq!((rib.len(), rib.refused()), (MIN_LIMIT, 1));
     rib.new_generation();
     assert_eq!(rib.refused(), 0);
 }
 
+#[derive(Debug, Clone)]
+enum Step {
+    Learn(u32, IpNet, u32),
+    Withdraw(u32, IpNet),
+    Enter(u16, IpNet, u32),
+    Drop(u16, IpNet),
+}
+
+/// Few prefixes, so that they meet; IPv6 ones whose first word is that of an IPv4 one.
+fn some_prefix() -> impl Strategy<Value = IpNet> {
+    (0..6u32, prop_oneof![Just(8u8), Just(24), Just(32)], any::<bool>()).prop_map(|(addr, len, v6)| {
+        let addr = addr << 24 | addr;
+        if v6 {
+            ipnet::Ipv6Net::new((u128::from(addr) << 96).into(), len).unwrap().trunc().into()
+        } else {
+            ipnet::Ipv4Net::new(addr.into(), len).unwrap().trunc().into()
+        }
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let scope = 0..3u16;
+    prop_oneof![
+        (0..3u32, some_prefix(), any::<u32>()).prop_map(|(table, net, id)| Step::Learn(table, net, id)),
+        (0..3u32, some_prefix()).prop_map(|(table, net)| Step::Withdraw(table, net)),
+        (scope.clone(), some_prefix(), any::<u32>()).prop_map(|(to, net, value)| Step::Enter(to, net, value)),
+        (scope, some_prefix()).prop_map(|(to, net)| Step::Drop(to, net)),
+    ]
+}
+
 proptest! {
+    /// Routes and entries share records, and nothing of that shows.
     #[test]
-    fn a_prefix_map_is_a_map(entries in prop::collection::vec((0..4u32, any::<u32>(), 0..=32u8, any::<bool>()), 0..200)) {
-        let mut map = PrefixMap::default();
-        let mut model = std::collections::BTreeMap::new();
-        for (scope, addr, len, v6) in entries {
-            let prefix: IpNet = if v6 {
-                ipnet::Ipv6Net::new((u128::from(addr) << 96).into(), len).unwrap().trunc().into()
-            } else {
-                ipnet::Ipv4Net::new(addr.into(), len).unwrap().trunc().into()
-            };
-            if addr % 3 == 0 {
-                prop_assert_eq!(map.remove(scope, &prefix), model.remove(&(scope, prefix)));
-            } else {
-                prop_assert_eq!(map.insert(scope, &prefix, addr), model.insert((scope, prefix), addr));
+    fn a_store_is_two_maps(steps in prop::collection::vec(step(), 0..200)) {
+        let mut store: Store<u32> = Store::default();
+        let (mut routes, mut entries) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
+        let learned = |id| Learned {
+            target: LearnedTarget::Nexthop(id),
+            protocol: 186,
+            generation: Generation(1),
+            answer: Answer::Owed,
+        };
+        for step in steps {
+            match step {
+                Step::Learn(table, net, id) => {
+                    let (slot, old) = store.learn(table, &net, learned(id)).unwrap();
+                    prop_assert_eq!(old, routes.insert((table, net), learned(id)));
+                    prop_assert_eq!(store.at(slot), Some((table, net, learned(id))));
+                    for to in 0..3 {
+                        prop_assert_eq!(store.find_beside(slot, to), store.find_entry(to, &net));
+                    }
+                }
+                Step::Withdraw(table, net) => {
+                    let slot = store.find(table, &net);
+                    prop_assert_eq!(slot.is_some(), routes.remove(&(table, net)).is_some());
+                    slot.into_iter().for_each(|slot| store.forget(slot));
+                }
+                Step::Enter(to, net, value) => {
+                    // Beside a learned route where there is one.
+                    let near = (0..3).find_map(|table| store.find(table, &net));
+                    let slot = match near {
+                        Some(slot) => store.entry_beside(slot, to),
+                        None => store.entry_at(to, &net),
+                    };
+                    *store.entry_mut(slot.unwrap()).unwrap() = value;
+                    entries.insert((to, net), value);
+                    for table in 0..3 {
+                        let found = store.learned_from(slot.unwrap(), table).map(|(_, learned)| *learned);
+                        prop_assert_eq!(found, routes.get(&(table, net)).copied());
+                    }
+                }
+                Step::Drop(to, net) => {
+                    let slot = store.find_entry(to, &net);
+                    prop_assert_eq!(slot.is_some(), entries.remove(&(to, net)).is_some());
+                    slot.into_iter().for_each(|slot| store.drop_entry(slot));
+                }
             }
         }
-        let found: std::collections::BTreeMap<_, _> = map.iter().map(|(s, p, v)| ((s, p), *v)).collect();
-        prop_assert_eq!(found, model);
+        let found: std::collections::BTreeMap<_, _> = store.iter().map(|(_, t, net, l)| ((t, net), *l)).collect();
+        prop_assert_eq!((store.len(), found), (routes.len(), routes));
+        let found: std::collections::BTreeMap<_, _> = store.entries().map(|(_, to, net, e)| ((to, net), *e)).collect();
+        prop_assert_eq!(found, entries);
     }
 }

@@ -1,0 +1,377 @@
+//! One record for each prefix: what FRR announced for it, and beside that an entry of this module's user.
+//!
+//! A record is looked up once, by its prefix; from then on its [`Slot`] travels, through the user's queues too. A prefix that
+//! is in several tables, or goes into several, takes as many records as it needs.
+
+use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use hashbrown::HashTable;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustc_hash::{FxHashMap, FxSeededState};
+
+use super::{Answer, Generation, Learned, LearnedTarget};
+
+/// Where a record is: good as long as the record has a learned route or an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(u32);
+
+/// Number of what an entry is for, below 65,535; and of an FPM table, within the store.
+pub type Scope = u16;
+
+/// Neither table nor target.
+const NONE: Scope = Scope::MAX;
+
+/// Stands where nothing is learned.
+const UNKNOWN: Learned = Learned {
+    target: LearnedTarget::Nexthop(0),
+    protocol: 0,
+    generation: Generation(0),
+    answer: Answer::Owed,
+};
+
+/// A prefix in as few bytes as it can be compared in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    // Words: a u128 would align records to 16 bytes.
+    addr: [u32; 4],
+    len: u8,
+    v6: bool,
+}
+
+impl Key {
+    fn new(prefix: &IpNet) -> Self {
+        match prefix {
+            IpNet::V4(net) => {
+                Self { addr: [net.network().to_bits(), 0, 0, 0], len: net.prefix_len(), v6: false }
+            }
+            IpNet::V6(net) => {
+                let bits = net.network().to_bits();
+                let word = |shift: u32| u32::try_from((bits >> shift) & 0xffff_ffff).unwrap_or_default();
+                Self { addr: [word(96), word(64), word(32), word(0)], len: net.prefix_len(), v6: true }
+            }
+        }
+    }
+
+    fn prefix(&self) -> IpNet {
+        // A stored length fits its family, so the fallbacks are never taken.
+        if self.v6 {
+            let bits = self.addr.iter().fold(0u128, |bits, word| (bits << 32) | u128::from(*word));
+            let addr = Ipv6Addr::from_bits(bits);
+            Ipv6Net::new(addr, self.len).map_or_else(|_| IpNet::V6(addr.into()), IpNet::V6)
+        } else {
+            let addr = Ipv4Addr::from_bits(self.addr[0]);
+            Ipv4Net::new(addr, self.len).map_or_else(|_| IpNet::V4(addr.into()), IpNet::V4)
+        }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d] = self.addr.map(u64::from);
+        state.write_u64(a << 32 | b);
+        state.write_u64(c << 32 | d);
+        state.write_u64(u64::from(self.len) << 1 | u64::from(self.v6));
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Record<E> {
+    key: Key,
+    /// FPM table of `learned`.
+    table: Scope,
+    /// What `entry` is for.
+    target: Scope,
+    learned: Learned,
+    entry: E,
+    /// The prefix may have other records.
+    shared: bool,
+}
+
+impl<E> Record<E> {
+    fn is_vacant(&self) -> bool {
+        self.table == NONE && self.target == NONE
+    }
+}
+
+/// See the module.
+pub(super) struct Store<E> {
+    records: Vec<Record<E>>,
+    free: Vec<u32>,
+    /// Records by prefix.
+    index: HashTable<u32>,
+    /// Drawn for each process: a peer cannot choose prefixes that collide.
+    hasher: FxSeededState,
+    tables: Vec<u32>,
+    table_index: FxHashMap<u32, Scope>,
+    learned: usize,
+    entries: usize,
+}
+
+impl<E> Default for Store<E> {
+    fn default() -> Self {
+        let seed = RandomState::new().hash_one(0u8);
+        Self {
+            records: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            hasher: FxSeededState::with_seed(usize::try_from(seed).unwrap_or_default()),
+            tables: Vec::new(),
+            table_index: FxHashMap::default(),
+            learned: 0,
+            entries: 0,
+        }
+    }
+}
+
+impl<E: Copy + Default> Store<E> {
+    fn record(&self, slot: Slot) -> Option<&Record<E>> {
+        self.records.get(slot.0 as usize)
+    }
+
+    fn record_mut(&mut self, slot: Slot) -> Option<&mut Record<E>> {
+        self.records.get_mut(slot.0 as usize)
+    }
+
+    fn table(&self, table: u32) -> Option<Scope> {
+        self.table_index.get(&table).copied()
+    }
+
+    fn intern_table(&mut self, table: u32) -> Option<Scope> {
+        if let Some(scope) = self.table_index.get(&table) {
+            return Some(*scope);
+        }
+        let scope = Scope::try_from(self.tables.len()).ok().filter(|scope| *scope != NONE)?;
+        self.tables.push(table);
+        self.table_index.insert(table, scope);
+        Some(scope)
+    }
+
+    /// The records of a prefix.
+    fn of(&self, key: Key) -> impl Iterator<Item = (Slot, &Record<E>)> + '_ {
+        let found = self.index.iter_hash(self.hasher.hash_one(key)).copied().map(Slot);
+        found
+            .filter_map(move |slot| Some((slot, self.record(slot)?)))
+            .filter(move |(_, record)| record.key == key)
+    }
+
+    /// A record of the prefix that `is_wanted`, else one that `has_room`, else a new one; and whether it was wanted.
+    fn place(
+        &mut self,
+        key: Key,
+        is_wanted: impl Fn(&Record<E>) -> bool,
+        has_room: impl Fn(&Record<E>) -> bool,
+    ) -> Option<(Slot, bool)> {
+        let (mut room, mut others) = (None, false);
+        for (slot, record) in self.of(key) {
+            if is_wanted(record) {
+                return Some((slot, true));
+            }
+            others = true;
+            room = room.or(has_room(record).then_some(slot));
+        }
+        match room {
+            Some(slot) => Some((slot, false)),
+            None => Some((self.add(key, others)?, false)),
+        }
+    }
+
+    fn add(&mut self, key: Key, shared: bool) -> Option<Slot> {
+        if shared {
+            let others: Vec<Slot> = self.of(key).map(|(slot, _)| slot).collect();
+            for slot in others {
+                if let Some(record) = self.record_mut(slot) {
+                    record.shared = true;
+                }
+            }
+        }
+        let record = Record { key, table: NONE, target: NONE, learned: UNKNOWN, entry: E::default(), shared };
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => u32::try_from(self.records.len()).ok()?,
+        };
+        match self.records.get_mut(index as usize) {
+            Some(place) => *place = record,
+            None => self.records.push(record),
+        }
+        let (records, hasher) = (&self.records, &self.hasher);
+        let rehash =
+            |index: &u32| records.get(*index as usize).map_or(0, |record| hasher.hash_one(record.key));
+        self.index.insert_unique(hasher.hash_one(key), index, rehash);
+        Some(Slot(index))
+    }
+
+    /// Gives a record back that has neither half any more.
+    fn tidy(&mut self, slot: Slot) {
+        let Some(record) = self.record(slot).filter(|record| record.is_vacant()) else { return };
+        let hash = self.hasher.hash_one(record.key);
+        if let Ok(found) = self.index.find_entry(hash, |index| *index == slot.0) {
+            found.remove();
+            self.free.push(slot.0);
+        }
+        if self.index.is_empty() {
+            (self.records, self.free, self.index) = (Vec::new(), Vec::new(), HashTable::new());
+        }
+    }
+
+    // ===== learned routes =====
+
+    /// Puts in what FRR announced; returns the record and what was there. `None`: a 65,536th table, which no node has.
+    pub(super) fn learn(
+        &mut self,
+        table: u32,
+        prefix: &IpNet,
+        learned: Learned,
+    ) -> Option<(Slot, Option<Learned>)> {
+        let scope = self.intern_table(table)?;
+        let (slot, known) = self.place(Key::new(prefix), |r| r.table == scope, |r| r.table == NONE)?;
+        let record = self.record_mut(slot)?;
+        record.table = scope;
+        let old = std::mem::replace(&mut record.learned, learned);
+        self.learned += usize::from(!known);
+        Some((slot, known.then_some(old)))
+    }
+
+    /// Where a learned route is.
+    pub(super) fn find(&self, table: u32, prefix: &IpNet) -> Option<Slot> {
+        let scope = self.table(table)?;
+        self.of(Key::new(prefix)).find(|(_, record)| record.table == scope).map(|(slot, _)| slot)
+    }
+
+    /// What is learned at a slot.
+    pub(super) fn learned(&self, slot: Slot) -> Option<&Learned> {
+        self.record(slot).filter(|record| record.table != NONE).map(|record| &record.learned)
+    }
+
+    pub(super) fn at(&self, slot: Slot) -> Option<(u32, IpNet, Learned)> {
+        let record = self.record(slot)?;
+        Some((*self.tables.get(usize::from(record.table))?, record.key.prefix(), record.learned))
+    }
+
+    pub(super) fn learned_mut(&mut self, slot: Slot) -> Option<&mut Learned> {
+        self.record_mut(slot).filter(|record| record.table != NONE).map(|record| &mut record.learned)
+    }
+
+    /// What is learned from `table` for the prefix of a record.
+    pub(super) fn learned_from(&self, slot: Slot, table: u32) -> Option<(Slot, &Learned)> {
+        let (scope, record) = (self.table(table)?, self.record(slot)?);
+        if record.table == scope {
+            return Some((slot, &record.learned));
+        }
+        if !record.shared {
+            return None;
+        }
+        let mut others = self.of(record.key);
+        others.find(|(_, record)| record.table == scope).map(|(slot, record)| (slot, &record.learned))
+    }
+
+    /// Forgets a learned route. The record stays if it has an entry.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        if let Some(record) = self.record_mut(slot).filter(|record| record.table != NONE) {
+            record.table = NONE;
+            self.learned -= 1;
+            self.tidy(slot);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, u32, IpNet, &Learned)> + '_ {
+        self.slots().filter_map(|(slot, record)| {
+            let table = *self.tables.get(usize::from(record.table))?;
+            Some((slot, table, record.key.prefix(), &record.learned))
+        })
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (Slot, &Record<E>)> + '_ {
+        let slots = self.records.iter().enumerate();
+        slots.map(|(index, record)| (Slot(u32::try_from(index).unwrap_or(u32::MAX)), record))
+    }
+
+    pub(super) fn for_each_learned(&mut self, mut change: impl FnMut(&mut Learned)) {
+        let known = self.records.iter_mut().filter(|record| record.table != NONE);
+        known.for_each(|record| change(&mut record.learned));
+    }
+
+    /// Number of learned routes.
+    pub(super) fn len(&self) -> usize {
+        self.learned
+    }
+
+    // ===== entries =====
+
+    /// The prefix of a record and what its entry is for.
+    pub(super) fn entry(&self, slot: Slot) -> Option<(Scope, IpNet, E)> {
+        let record = self.record(slot).filter(|record| record.target != NONE)?;
+        Some((record.target, record.key.prefix(), record.entry))
+    }
+
+    pub(super) fn entry_mut(&mut self, slot: Slot) -> Option<&mut E> {
+        self.record_mut(slot).filter(|record| record.target != NONE).map(|record| &mut record.entry)
+    }
+
+    pub(super) fn find_entry(&self, target: Scope, prefix: &IpNet) -> Option<Slot> {
+        self.of(Key::new(prefix)).find(|(_, record)| record.target == target).map(|(slot, _)| slot)
+    }
+
+    /// The entry for a target, of the prefix that a record is for.
+    pub(super) fn find_beside(&self, slot: Slot, target: Scope) -> Option<Slot> {
+        let record = self.record(slot)?;
+        if record.target == target {
+            return Some(slot);
+        }
+        if !record.shared {
+            return None;
+        }
+        self.of(record.key).find(|(_, record)| record.target == target).map(|(slot, _)| slot)
+    }
+
+    /// The same; made where there is none.
+    pub(super) fn entry_beside(&mut self, slot: Slot, target: Scope) -> Option<Slot> {
+        let record = self.record_mut(slot)?;
+        if record.target == target {
+            return Some(slot);
+        }
+        if record.target == NONE && !record.shared {
+            (record.target, record.entry) = (target, E::default());
+            self.entries += 1;
+            return Some(slot);
+        }
+        let key = record.key;
+        self.occupy(key, target)
+    }
+
+    /// The entry for a target and a prefix; made where there is none.
+    pub(super) fn entry_at(&mut self, target: Scope, prefix: &IpNet) -> Option<Slot> {
+        self.occupy(Key::new(prefix), target)
+    }
+
+    fn occupy(&mut self, key: Key, target: Scope) -> Option<Slot> {
+        let (slot, known) = self.place(key, |r| r.target == target, |r| r.target == NONE)?;
+        if !known {
+            let record = self.record_mut(slot)?;
+            (record.target, record.entry) = (target, E::default());
+            self.entries += 1;
+        }
+        Some(slot)
+    }
+
+    pub(super) fn drop_entry(&mut self, slot: Slot) {
+        if let Some(record) = self.record_mut(slot).filter(|record| record.target != NONE) {
+            record.target = NONE;
+            self.entries -= 1;
+            self.tidy(slot);
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Slot, Scope, IpNet, &E)> + '_ {
+        let with = self.slots().filter(|(_, record)| record.target != NONE);
+        with.map(|(slot, record)| (slot, record.target, record.key.prefix(), &record.entry))
+    }
+
+    pub(super) fn for_each_entry(&mut self, mut change: impl FnMut(Slot, &mut E)) {
+        for (index, record) in self.records.iter_mut().enumerate() {
+            if record.target != NONE {
+                change(Slot(u32::try_from(index).unwrap_or(u32::MAX)), &mut record.entry);
+            }
+        }
+    }
+}
