@@ -30,6 +30,7 @@ mod trial;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -158,7 +159,9 @@ struct Agent {
     surveying: bool,
     next_survey: Instant,
     audit: Option<Audit>,
+    /// A dump is being read, for `audit` or for nobody any more.
     audit_lag: bool,
+    audit_stop: Arc<AtomicBool>,
     next_audit: Instant,
     next_expiry: Instant,
     next_retry: Instant,
@@ -345,6 +348,7 @@ impl Agent {
             next_survey: now,
             audit: None,
             audit_lag: false,
+            audit_stop: Arc::default(),
             next_audit: now,
             next_expiry: now + EXPIRE_EVERY,
             next_retry: now + RETRY_EVERY,

@@ -1,6 +1,9 @@
 //! What goes out: batches to the programmer, dumps to blocking threads.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -8,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{Agent, BULK, CHUNK, READY, Report, survey};
 use crate::intent::types::RpFilter;
 use crate::kernel::KernelError;
-use crate::kernel::dump::{RouteFilter, dump_nexthops, dump_routes};
+use crate::kernel::dump::{RouteFilter, dump_nexthops, visit_routes};
 use crate::metrics;
 use crate::plan::steering::SINK_NAME;
 
@@ -55,14 +58,10 @@ impl Agent {
     /// Hands batches to the programmer, starts dumps that are due.
     pub(super) fn pump(&mut self) {
         let now = Instant::now();
-        // Compared with no plan at all, everything that an earlier agent left would be nobody's.
-        if self.planned && self.engine.audit_wanted() && self.audit.is_none() && !self.audit_lag {
-            self.start_audit();
-        }
-        if self.audit_lag && self.audit.is_none() {
-            return self.answer_pausing();
-        }
         let frozen = self.is_frozen();
+        let backlog = if frozen { 0 } else { self.engine.backlog() };
+        let busy = self.bulk.is_under_way(now, backlog, self.engine.stats().operations);
+        self.schedule_audit(busy);
         while let Some(batch) = (!frozen).then(|| self.engine.next_batch(now)).flatten() {
             if self.programmer.try_submit(batch).is_err() {
                 // Cannot happen while the engine bounds what is under way; the thread has ended then.
@@ -70,10 +69,9 @@ impl Agent {
                 break;
             }
         }
-        if self.audit_lag {
+        if self.engine.is_suspended() {
             return self.answer_pausing();
         }
-        let busy = self.bulk.is_under_way(now, self.engine.backlog(), self.engine.stats().operations);
         self.listen_routes(!busy);
         self.send_feedback();
         metrics::set(&self.metrics.reconcile.queue, self.engine.backlog());
@@ -120,13 +118,29 @@ impl Agent {
         }
     }
 
-    pub(super) fn start_audit(&mut self) {
+    /// Starts a comparison that is due. One under a load would take CPU time and tell little, for most of what it saw
+    /// would have changed meanwhile: it ends when a load begins, and begins anew when things are quiet.
+    fn schedule_audit(&mut self, busy: bool) {
+        let yields = busy && self.engine.has_adopted();
+        if yields && self.audit.take().is_some() {
+            self.audit_stop.store(true, Ordering::Relaxed);
+            self.engine.abort_audit();
+            self.engine.want_audit();
+        }
+        // Compared with no plan at all, everything that an earlier agent left would be nobody's.
+        if self.planned && self.engine.audit_wanted() && !self.audit_lag && !yields {
+            self.start_audit();
+        }
+    }
+
+    fn start_audit(&mut self) {
         self.audit_lag = true;
+        self.audit_stop = Arc::default();
         self.engine.hold_back();
-        let reports = self.reports.clone();
+        let (reports, stop) = (self.reports.clone(), Arc::clone(&self.audit_stop));
         let protocol = self.intent.config.route_protocol;
         tokio::task::spawn_blocking(move || {
-            let result = audit_dump(&reports, protocol);
+            let result = audit_dump(&reports, protocol, &stop);
             let _ = reports.blocking_send(Report::AuditEnd(result));
         });
     }
@@ -163,16 +177,17 @@ impl Agent {
     }
 }
 
-fn audit_dump(reports: &mpsc::Sender<Report>, protocol: u8) -> Result<(), KernelError> {
+fn audit_dump(reports: &mpsc::Sender<Report>, protocol: u8, stop: &AtomicBool) -> Result<(), KernelError> {
     let objects = dump_nexthops(Some(protocol))?;
     let _ = reports.blocking_send(Report::AuditBegin(objects));
     let mut chunk = Vec::with_capacity(CHUNK);
     let filter = RouteFilter { protocol: Some(protocol), ..RouteFilter::default() };
-    dump_routes(filter, &mut |route| {
+    visit_routes(filter, &mut |route| {
         chunk.push(route);
         if chunk.len() == CHUNK {
             let _ = reports.blocking_send(Report::AuditRoutes(std::mem::take(&mut chunk)));
         }
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     let _ = reports.blocking_send(Report::AuditRoutes(chunk));
     Ok(())

@@ -70,7 +70,10 @@ pub fn dump_routes(filter: RouteFilter, f: &mut dyn FnMut(KernelRoute)) -> Resul
 }
 
 /// The same until `f` has seen enough.
-fn visit_routes(
+///
+/// # Errors
+/// As [`dump_routes`].
+pub fn visit_routes(
     filter: RouteFilter,
     f: &mut dyn FnMut(KernelRoute) -> ControlFlow<()>,
 ) -> Result<(), KernelError> {

@@ -1,9 +1,13 @@
 //! Writes routes and nexthop objects: a thread of its own, a blocking socket, many messages for each system call.
 //!
 //! Only the last message of a send asks for an acknowledgement: the kernel reports every error anyway, and one
-//! acknowledgement for each message costs a third of the rate.
+//! acknowledgement for each message costs a third of the rate. Who submits a batch encodes it, for the kernel's work alone
+//! fills the thread's time.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::Instant;
 
@@ -22,6 +26,8 @@ pub use crate::model::ops::{Batch, BatchDone, OpError, RouteOp};
 const SEND: usize = 32 << 10;
 /// Batches that may wait in either direction.
 const QUEUE: usize = 16;
+/// Bytes of most messages, rounded up.
+const TYPICAL: usize = 64;
 
 fn encode(op: &RouteOp, enc: &mut Encoder, seq: u32) -> Result<(), Unencodable> {
     const ADD: u16 = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
@@ -44,11 +50,64 @@ impl fmt::Display for OpError {
 
 impl std::error::Error for OpError {}
 
+/// A batch as the thread takes it.
+#[derive(Debug)]
+struct Encoded {
+    batch: Batch,
+    bytes: Vec<u8>,
+    sends: Vec<Send>,
+    /// Operations that have no wire form.
+    errors: Vec<OpError>,
+}
+
+/// One datagram.
+#[derive(Debug)]
+struct Send {
+    /// Where it is in the bytes.
+    bytes: Range<usize>,
+    /// Which operations it holds: sequence numbers count up from `base` with their indices.
+    ops: Range<usize>,
+    base: u32,
+    /// Sequence number of the message that is acknowledged; `None`: there is no message.
+    last: Option<u32>,
+}
+
+impl Encoded {
+    /// Encodes operations, numbered from `base` on.
+    fn new(batch: Batch, base: u32) -> Self {
+        let mut encoder = Encoder::with_capacity(batch.ops.len() * TYPICAL);
+        let (mut sends, mut errors) = (Vec::new(), Vec::new());
+        let mut send = Send { bytes: 0..0, ops: 0..0, base, last: None };
+        for op in &batch.ops {
+            let (index, seq) = (send.ops.end, base.wrapping_add(u32::try_from(send.ops.end).unwrap_or(0)));
+            match encode(op, &mut encoder, seq) {
+                Ok(()) => send.last = Some(seq),
+                Err(why) => errors.push(OpError { index, errno: libc::EINVAL, text: Some(why.to_owned()) }),
+            }
+            send.ops.end += 1;
+            send.bytes.end = encoder.bytes().len();
+            if send.bytes.len() >= SEND {
+                let (bytes, ops) = (send.bytes.end..send.bytes.end, send.ops.end..send.ops.end);
+                let next = Send { bytes, ops, base: seq.wrapping_add(1), last: None };
+                encoder.acknowledge_last();
+                sends.push(std::mem::replace(&mut send, next));
+            }
+        }
+        if send.last.is_some() {
+            encoder.acknowledge_last();
+            sends.push(send);
+        }
+        Self { batch, bytes: encoder.into_bytes(), sends, errors }
+    }
+}
+
 /// The thread that writes. It ends when this is dropped, after the batches that were submitted.
 #[derive(Debug)]
 pub struct Programmer {
-    batches: SyncSender<Batch>,
+    batches: SyncSender<Encoded>,
     port: u32,
+    /// Sequence number of the next message.
+    seq: AtomicU32,
 }
 
 impl Programmer {
@@ -59,7 +118,7 @@ impl Programmer {
     pub fn spawn() -> Result<(Self, done::Receiver<BatchDone>), KernelError> {
         let socket = Socket::open()?;
         let port = socket.port();
-        let (batches, todo) = mpsc::sync_channel::<Batch>(QUEUE);
+        let (batches, todo) = mpsc::sync_channel::<Encoded>(QUEUE);
         let (finished, results) = done::channel(QUEUE);
         let mut writer = Writer::new(socket);
         std::thread::Builder::new()
@@ -72,16 +131,18 @@ impl Programmer {
                 }
             })
             .map_err(|source| KernelError::Socket { doing: "start the writer's thread", source })?;
-        Ok((Self { batches, port }, results))
+        Ok((Self { batches, port, seq: AtomicU32::new(1) }, results))
     }
 
-    /// Queues a batch; gives it back when the queue is full or the thread has ended.
+    /// Encodes and queues a batch; gives it back when the queue is full or the thread has ended.
     ///
     /// # Errors
     /// The batch itself.
     pub fn try_submit(&self, batch: Batch) -> Result<(), Batch> {
-        self.batches.try_send(batch).map_err(|error| match error {
-            TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
+        let count = u32::try_from(batch.ops.len()).unwrap_or(u32::MAX);
+        let base = self.seq.fetch_add(count, Ordering::Relaxed);
+        self.batches.try_send(Encoded::new(batch, base)).map_err(|error| match error {
+            TrySendError::Full(encoded) | TrySendError::Disconnected(encoded) => encoded.batch,
         })
     }
 
@@ -114,103 +175,68 @@ pub async fn write_routes(ops: Vec<RouteOp>) -> Result<(Vec<RouteOp>, Vec<OpErro
 /// The thread's state.
 struct Writer {
     socket: Socket,
-    encoder: Encoder,
     received: Vec<u8>,
-    /// Sequence number of the next message.
-    seq: u32,
 }
 
 impl Writer {
     fn new(socket: Socket) -> Self {
-        Self { socket, encoder: Encoder::with_capacity(2 * SEND), received: Vec::new(), seq: 1 }
+        Self { socket, received: Vec::new() }
     }
 
-    fn apply(&mut self, batch: Batch) -> BatchDone {
+    fn apply(&mut self, Encoded { batch, bytes, sends, mut errors }: Encoded) -> BatchDone {
         let started = Instant::now();
-        let mut errors = Vec::new();
-        let mut next = 0;
-        while next < batch.ops.len() {
-            next = self.send_from(&batch.ops, next, &mut errors);
+        let unencodable = errors.len();
+        for send in &sends {
+            let known = errors.len();
+            let datagram = bytes.get(send.bytes.clone()).unwrap_or_default();
+            let sent = self.socket.send(datagram).and_then(|()| self.collect(send, &mut errors));
+            if let Err(cause) = sent {
+                errors.truncate(known);
+                let unencodable = errors.iter().take(unencodable).map(|error| error.index).collect();
+                self.give_up(send, &unencodable, &cause, &mut errors);
+            }
         }
-        // A send reports what could not be encoded before what the kernel refused.
+        // A batch reports what could not be encoded before what the kernel refused.
         errors.sort_by_key(|error| error.index);
         BatchDone { id: batch.id, ops: batch.ops, errors, elapsed: started.elapsed() }
     }
 
-    /// Sends as many operations from `first` on as fit into one datagram; returns the index after the last one.
-    fn send_from(&mut self, ops: &[RouteOp], first: usize, errors: &mut Vec<OpError>) -> usize {
-        let sent = Sent { first, base: self.seq };
-        let mut last = None;
-        let mut next = first;
-        self.encoder.clear();
-        for op in ops.get(first..).unwrap_or_default() {
-            match encode(op, &mut self.encoder, self.seq) {
-                Ok(()) => last = Some(self.seq),
-                Err(why) => {
-                    let text = Some(why.to_owned());
-                    errors.push(OpError { index: next, errno: libc::EINVAL, text });
-                }
-            }
-            self.seq = self.seq.wrapping_add(1);
-            next += 1;
-            if self.encoder.bytes().len() >= SEND {
-                break;
-            }
-        }
-        let Some(last) = last else { return next };
-        self.encoder.acknowledge_last();
-        let known = errors.len();
-        let outcome = self.socket.send(self.encoder.bytes()).and_then(|()| self.collect(&sent, last, errors));
-        if let Err(cause) = outcome {
-            self.give_up(first..next, &cause, known, errors);
-        }
-        next
-    }
-
     /// Reads answers until the last message's.
-    fn collect(&mut self, sent: &Sent, last: u32, errors: &mut Vec<OpError>) -> std::io::Result<()> {
+    fn collect(&mut self, sent: &Send, errors: &mut Vec<OpError>) -> std::io::Result<()> {
         loop {
             for message in self.socket.receive(&mut self.received, 0)? {
                 if message.kind != NLMSG_ERROR {
                     continue;
                 }
                 errors.extend(sent.error(&message));
-                if message.seq == last {
+                if Some(message.seq) == sent.last {
                     return Ok(());
                 }
             }
         }
     }
 
-    /// The answers are lost: nobody knows what became of `lost`. Whatever else was answered is thrown away, so that
-    /// the next send starts clean.
+    /// The answers to a datagram are lost: nobody knows what became of it. Whatever else was answered is thrown away, so
+    /// that the next send starts clean.
     fn give_up(
         &mut self,
-        lost: std::ops::Range<usize>,
+        lost: &Send,
+        unencodable: &BTreeSet<usize>,
         cause: &std::io::Error,
-        known: usize,
         errors: &mut Vec<OpError>,
     ) {
         while self.socket.receive(&mut self.received, libc::MSG_DONTWAIT).is_ok() {}
-        errors.truncate(known);
         let errno = cause.raw_os_error().unwrap_or(libc::EIO);
-        let refused: Vec<usize> = errors.iter().map(|error| error.index).collect();
-        let lost = lost.filter(|index| !refused.contains(index));
+        let lost = lost.ops.clone().filter(|index| !unencodable.contains(index));
         errors.extend(lost.map(|index| OpError { index, errno, text: None }));
     }
 }
 
-/// Which operations a datagram holds: sequence numbers count up from `base` with the indices from `first`.
-struct Sent {
-    first: usize,
-    base: u32,
-}
-
-impl Sent {
+impl Send {
     /// The operation's error that `message` reports; `None` when it acknowledges.
     fn error(&self, message: &Message<'_>) -> Option<OpError> {
         let (errno, text) = message.verdict();
-        let index = self.first + message.seq.wrapping_sub(self.base) as usize;
+        let index = self.ops.start + message.seq.wrapping_sub(self.base) as usize;
         (errno != 0).then(|| OpError { index, errno, text: text.map(str::to_owned) })
     }
 }

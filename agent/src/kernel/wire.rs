@@ -68,8 +68,8 @@ impl Encoder {
         &self.buf
     }
 
-    pub(super) fn clear(&mut self) {
-        self.buf.clear();
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.buf
     }
 
     /// Starts a message. `header` is the fixed part that follows `nlmsghdr`, such as `struct rtmsg`.

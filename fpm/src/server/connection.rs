@@ -4,7 +4,7 @@ use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +16,10 @@ use super::{DisconnectReason, RefuseReason};
 use crate::codec::{Decoder, StreamError};
 use crate::session::Replay;
 
+/// How long a read waits for a consumer that is busy, once until it takes something: coalescing costs more than its work.
+/// zebra's bytes wait in the socket's buffers so long.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// A connection that is the session, or may become it.
 struct Connection {
     peer: SocketAddr,
@@ -25,6 +29,10 @@ struct Connection {
     /// Set while it is the session.
     session: Option<Session>,
     pid: Option<u32>,
+    /// Until when the next read waits for the consumer.
+    wait_until: Option<Instant>,
+    /// It waited in vain, and the consumer has taken nothing since.
+    waited: bool,
     /// Feedback being written: never waited for, since reading must go on.
     outgoing: Bytes,
 }
@@ -47,6 +55,8 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         replay: Replay::new(shared.options.quiet),
         session: shared.connect(peer),
         pid: None,
+        wait_until: None,
+        waited: false,
         outgoing: Bytes::new(),
         shared: Arc::clone(&shared),
     };
@@ -54,7 +64,11 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         let session = connection.session.as_ref();
         let next = tokio::select! {
             () = superseded(&shared, session) => Next::Drain,
-            read = reader.read_buf(connection.decoder.frames().read_buffer()) => connection.after_read(read),
+            () = shared.taken(), if connection.wait_until.is_some() => connection.after_wait(false),
+            () = at(connection.wait_until), if connection.wait_until.is_some() => connection.after_wait(true),
+            read = reader.read_buf(connection.decoder.frames().read_buffer()), if connection.wait_until.is_none() => {
+                connection.after_read(read)
+            }
             () = at(connection.replay.deadline()) => connection.after_quiet(),
             frames = feedback(&shared, session), if connection.outgoing.is_empty() => {
                 connection.outgoing = frames.into();
@@ -135,7 +149,9 @@ impl Connection {
         }
         if let Some(Session { epoch, .. }) = self.session {
             match self.shared.deliver(epoch, &mut received) {
-                Delivery::Queued => {}
+                Delivery::Queued => self.waited = false,
+                Delivery::Crowded if !self.waited => self.wait_until = Some(now + PATIENCE),
+                Delivery::Crowded => {}
                 Delivery::Superseded => return Next::Drain,
                 Delivery::Overflow => return Next::Close,
             }
@@ -151,6 +167,12 @@ impl Connection {
             received.add(&frame);
         }
         Ok(())
+    }
+
+    fn after_wait(&mut self, in_vain: bool) -> Next {
+        self.wait_until = None;
+        self.waited = in_vain;
+        Next::Go
     }
 
     fn after_quiet(&mut self) -> Next {

@@ -80,6 +80,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Something is in the queue.
     arrived: Notify,
+    /// Something was taken from it.
+    taken: Notify,
     /// The session that there is.
     session: watch::Sender<Option<Epoch>>,
 }
@@ -124,6 +126,8 @@ impl Received {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
     Queued,
+    /// Queued; more would have to be coalesced.
+    Crowded,
     /// The session is another connection's now.
     Superseded,
     /// The queue is full: the session has ended.
@@ -136,6 +140,7 @@ impl Shared {
             options,
             state: Mutex::new(State::new()),
             arrived: Notify::new(),
+            taken: Notify::new(),
             session: watch::Sender::new(None),
         }
     }
@@ -187,7 +192,8 @@ impl Shared {
         state.stats.peak_pending_bytes = state.stats.peak_pending_bytes.max(pending_bytes);
         self.arrived.notify_one();
         if pending_bytes <= self.options.max_pending_bytes {
-            return Delivery::Queued;
+            let crowded = state.queue.pending_updates() >= COALESCE_FROM / 2;
+            return if crowded { Delivery::Crowded } else { Delivery::Queued };
         }
         self.end_locked(&mut state, DisconnectReason::Overflow { pending_bytes });
         Delivery::Overflow
@@ -225,6 +231,11 @@ impl Shared {
             state.queue.push(Event::Refused { peer, reason });
             self.arrived.notify_one();
         }
+    }
+
+    /// Waits until the consumer takes something.
+    pub(super) async fn taken(&self) {
+        self.taken.notified().await;
     }
 
     /// Whether so many events wait that no new session should add to them.
@@ -287,6 +298,7 @@ impl EventReceiver {
             {
                 let mut state = self.shared.lock();
                 if let Some(event) = state.queue.pop() {
+                    self.shared.taken.notify_one();
                     return Some(event);
                 }
                 if state.closed {
@@ -299,7 +311,11 @@ impl EventReceiver {
 
     /// The next event, if there is one now.
     pub fn try_recv(&mut self) -> Option<Event> {
-        self.shared.lock().queue.pop()
+        let event = self.shared.lock().queue.pop();
+        if event.is_some() {
+            self.shared.taken.notify_one();
+        }
+        event
     }
 
     /// Counters.

@@ -2,7 +2,7 @@
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Batch, RouteOp, Socket, Writer};
+use super::{Batch, Encoded, RouteOp, Socket, Writer};
 use crate::model::{KernelRoute, NexthopBody, NexthopId, NexthopObject, RouteKey, RouteTarget};
 
 #[test]
@@ -15,7 +15,7 @@ fn a_send_that_fails_is_an_error_of_each_of_its_operations() {
     let mut ops = vec![RouteOp::DelNexthop(NexthopId(0)); 1500];
     let other = NexthopObject { id: NexthopId(0), protocol: 201, body: NexthopBody::Other };
     ops[7] = RouteOp::AddNexthop(other);
-    let done = writer.apply(Batch { id: 3, ops: ops.clone() });
+    let done = writer.apply(Encoded::new(Batch { id: 3, ops: ops.clone() }, 1));
     assert_eq!((done.id, done.ops), (3, ops));
     let indices: Vec<usize> = done.errors.iter().map(|error| error.index).collect();
     assert_eq!(indices, (0..1500).collect::<Vec<_>>());
