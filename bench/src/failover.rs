@@ -11,7 +11,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::fed::{Fed, Node, TABLE, gateway};
 use crate::report::{Bar, Bound, Report};
-use crate::routes::netlink::{Direction, Into, Writer};
+use crate::routes::netlink::{Change, Into, Writer};
 use crate::routes::set;
 use crate::{Common, memory};
 
@@ -165,7 +165,7 @@ fn bare(lab: &Lab, args: &FailoverArgs, routes: &[IpNet], report: &mut Report) -
     on.node.enter(|| {
         let into = Into { table: TABLE, protocol: 250, metric: 20, nexthop: 10 };
         let mut writer = Writer::open()?;
-        writer.apply(Direction::Insert, &routes, into)?;
+        writer.apply(Change::Insert, &routes, into)?;
         let mut times = Vec::new();
         for _ in 0..args.common.rounds() {
             writer.replace_group(10, &[1, 2])?;

@@ -10,6 +10,7 @@ use backtrail_lab::{
     Agent, AgentOptions, Frr, FrrInstall, FrrOptions, Lab, Monitor, Namespace, output, wait_until,
 };
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::Common;
 use crate::report::{Bar, Bound, Report};
@@ -76,7 +77,8 @@ pub(crate) fn run(args: &RestartArgs, report: &mut Report) -> Result<()> {
     let options = FrrOptions { fpm: true, bgpd: routes::bgpd(), ..FrrOptions::default() };
     let _frr = Frr::start(&lab, &node, &FrrInstall::host()?, options)?;
     let mut speaker = routes::speaker(&peer)?;
-    speaker.announce(&set::full_table(count, 1))?;
+    let table: Vec<IpNet> = set::full_table(count, 1).into_iter().map(IpNet::V4).collect();
+    speaker.announce(&table, routes::PEERS[0].into())?;
     wait_until(PATIENCE, "all routes are programmed", || {
         number(&agent, "/routes/programmed") >= u64::from(count)
     })?;

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::bodies::{Body, BodyTarget};
 use super::{ADOPTED, BodySlot, CHANGED, DIRTY, Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, SEEN};
 use crate::model::{KernelRoute, NexthopId, NexthopObject, RouteKey, RouteTarget};
-use crate::rib::Slot;
+use crate::rib::{AT_ONCE, Slot};
 
 /// A comparison under way. Programming goes on meanwhile, but during the first one: what changes is known by the kernel's
 /// answers, and the dump is not asked about it.
@@ -60,6 +60,13 @@ impl Engine {
 
     /// A part of the dump of routes that carry our protocol.
     pub fn audit_routes(&mut self, audit: &mut Audit, routes: &[KernelRoute], now: Instant) {
+        for some in routes.chunks(AT_ONCE) {
+            self.rib.warm_prefixes(some.iter().map(|route| &route.key.prefix));
+            self.compare(audit, some, now);
+        }
+    }
+
+    fn compare(&mut self, audit: &mut Audit, routes: &[KernelRoute], now: Instant) {
         for route in routes {
             audit.routes += 1;
             let RouteKey { table, metric, prefix } = route.key;
@@ -85,9 +92,7 @@ impl Engine {
                 self.bodies.release(entry.body);
             }
             audit.differences += u64::from(seen.body != entry.body || entry.flags & INSTALLED == 0);
-            if let Some(place) = self.rib.entry_mut(slot) {
-                *place = seen;
-            }
+            self.edit(slot, |entry| *entry = seen);
             if doubtful {
                 self.mark(slot, now);
             }
@@ -134,13 +139,12 @@ impl Engine {
     pub fn finish_audit(&mut self, audit: &mut Audit, now: Instant) {
         self.abort_audit();
         self.adopted = true;
-        let mut missing = Vec::new();
-        self.rib.for_each_entry(|slot, entry| {
-            if entry.flags & (INSTALLED | SEEN | CHANGED | IN_FLIGHT) == INSTALLED {
-                entry.flags &= !INSTALLED;
-                missing.push(slot);
-            }
-        });
+        let unseen = |entry: &Entry| entry.flags & (INSTALLED | SEEN | CHANGED | IN_FLIGHT) == INSTALLED;
+        let missing: Vec<Slot> =
+            self.held().filter(|(.., entry)| unseen(entry)).map(|(slot, ..)| slot).collect();
+        for slot in &missing {
+            self.edit(*slot, |entry| entry.flags &= !INSTALLED);
+        }
         audit.differences += missing.len() as u64;
         self.mark_all(missing, now);
         self.nexthops.retry();

@@ -53,16 +53,16 @@ pub(super) struct Offer {
 impl Engine {
     /// Brings one entry to what it should be: the operation, if one is needed.
     pub(super) fn reconcile(&mut self, slot: Slot, ops: &mut Ops, now: Instant) {
-        if let Some(entry) = self.rib.entry_mut(slot) {
-            entry.flags &= !DIRTY;
-        }
+        self.edit(slot, |entry| entry.flags &= !DIRTY);
         let Some((target, prefix, entry)) = self.rib.entry(slot) else { return };
         let key = (target, prefix);
+        let mut taken = None;
         match self.desired(slot, key, &entry) {
             Desired::Keep if entry.is_held() => self.reinstall(slot, key, entry, ops),
             Desired::Keep => {}
             Desired::Nothing => self.remove(slot, key, entry, ops),
             Desired::Route(body, imports) => {
+                taken = sole(&imports);
                 // Groups that this route needs come first.
                 self.emit_nexthops(ops, now);
                 if self.stays(&entry, body) {
@@ -74,6 +74,7 @@ impl Engine {
                 }
             }
         }
+        self.judge(slot, key, taken);
         self.evaluated(slot, key);
         self.tidy(slot);
     }
@@ -90,6 +91,7 @@ impl Engine {
         match self.desired(slot, key, &entry) {
             Desired::Route(body, imports) if self.stays(&entry, body) => {
                 self.confirm(slot, entry, body, &imports);
+                self.judge(slot, key, sole(&imports));
                 self.evaluated(slot, key);
                 true
             }
@@ -107,9 +109,7 @@ impl Engine {
     }
 
     fn set_entry(&mut self, slot: Slot, entry: Entry) {
-        if let Some(place) = self.rib.entry_mut(slot) {
-            *place = entry;
-        }
+        self.edit(slot, |place| *place = entry);
     }
 
     /// Puts back a route that the kernel lost, if its way out exists.
@@ -424,9 +424,7 @@ impl Engine {
         let adopted: Vec<(Slot, Key)> = adopted.map(|(slot, key, _)| (slot, key)).collect();
         for (slot, key) in adopted {
             let contribution = self.presume(key);
-            if let Some(entry) = self.rib.entry_mut(slot) {
-                entry.contribution = contribution;
-            }
+            self.edit(slot, |entry| entry.contribution = contribution);
         }
     }
 
@@ -607,5 +605,13 @@ impl Engine {
             });
         }
         None
+    }
+}
+
+/// The only import that a route comes from.
+fn sole(imports: &SmallVec<[u16; 2]>) -> Option<u16> {
+    match imports.as_slice() {
+        [import] => Some(*import),
+        _ => None,
     }
 }

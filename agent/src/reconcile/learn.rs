@@ -10,7 +10,7 @@ use zebra_fpm::session::{FeedState, Retention};
 
 use super::{ADOPTED, Engine, Entry};
 use crate::plan::sibling;
-use crate::rib::{Change, Slot};
+use crate::rib::{AT_ONCE, Change, Slot};
 
 impl Engine {
     /// A new FPM connection.
@@ -36,6 +36,16 @@ impl Engine {
 
     /// Updates of whole frames.
     pub fn fpm_updates(&mut self, updates: &[Update], now: Instant) {
+        for some in updates.chunks(AT_ONCE) {
+            self.rib.warm(some);
+            self.learn(some, now);
+        }
+        if !self.changed_ids.is_empty() {
+            self.nexthops_changed(now);
+        }
+    }
+
+    fn learn(&mut self, updates: &[Update], now: Instant) {
         for update in updates {
             match self.rib.apply(update) {
                 Change::Route(slot) => self.announced_at(slot, now),
@@ -51,9 +61,6 @@ impl Engine {
                 }
                 Change::None => {}
             }
-        }
-        if !self.changed_ids.is_empty() {
-            self.nexthops_changed(now);
         }
     }
 
@@ -79,9 +86,7 @@ impl Engine {
             let near = slot.and_then(|slot| self.rib.find_beside(slot, id));
             if let Some(slot) = near.or_else(|| self.rib.find_entry(id, prefix)) {
                 // An explicit delete ends the benefit of the doubt that a route from before our start has.
-                if let Some(entry) = self.rib.entry_mut(slot) {
-                    entry.flags &= !ADOPTED;
-                }
+                self.edit(slot, |entry| entry.flags &= !ADOPTED);
                 self.mark(slot, now);
             }
             self.sibling_changed(target, prefix, now);

@@ -18,10 +18,11 @@ mod preview;
 mod queue;
 mod report;
 mod rules;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -38,11 +39,12 @@ use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 use self::queue::Queue;
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
 pub use self::rules::{RuleChanges, diff_rules, held_back};
+use self::tally::{Judgements, Tallies};
 use crate::intent::types::Config;
 use crate::model::RouteKey;
 use crate::model::ops::{Batch, RouteOp};
 use crate::plan::{ImportPlan, Plan};
-use crate::rib::{Generation, Rib, Scope, Slot};
+use crate::rib::{AT_ONCE, Generation, Rib, Scope, Slot};
 
 /// Operations of one batch at most: large enough to keep the kernel busy, small enough to answer in between.
 const MAX_BATCH: usize = 8192;
@@ -54,9 +56,6 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Delay before refused nexthop objects are tried again.
 const NEXTHOP_RETRY: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// Entries that are read at once before they are evaluated: the memory's latency is waited for once.
-const AT_ONCE: usize = 16;
 
 /// A (table, metric) that routes go into, numbered for the entries.
 type TargetId = Scope;
@@ -119,6 +118,16 @@ enum Pending {
         installed: bool,
     },
     Delete(Slot),
+}
+
+impl Pending {
+    /// The record that a delete is about: it goes with it.
+    fn deleted(&self) -> Option<Slot> {
+        match self {
+            Self::Delete(slot) => Some(*slot),
+            Self::Nexthop(_) | Self::Route { .. } => None,
+        }
+    }
 }
 
 /// A batch in the making.
@@ -185,6 +194,10 @@ pub struct Engine {
     queue: Queue,
     failures: FxHashMap<Slot, Failure>,
     retries: BTreeSet<(Instant, Slot)>,
+    tallies: Tallies,
+    judgements: Judgements,
+    /// Some of the routes that no import takes, the latest ones.
+    samples: VecDeque<Slot>,
     in_flight: FxHashMap<u64, Vec<Pending>>,
     next_batch: u64,
     /// Nothing is written: a comparison is about to begin, or is the first one.
@@ -238,6 +251,9 @@ impl Engine {
             queue: Queue::default(),
             failures: FxHashMap::default(),
             retries: BTreeSet::new(),
+            tallies: Tallies::default(),
+            judgements: Judgements::default(),
+            samples: VecDeque::new(),
             in_flight: FxHashMap::default(),
             next_batch: 0,
             suspended: false,
@@ -310,7 +326,7 @@ impl Engine {
         self.contributions = vec![SmallVec::new()];
         self.contribution_index.clear();
         // Contributions are renumbered with the imports: they are counted anew as keys are evaluated.
-        self.rib.for_each_entry(|_, entry| entry.contribution = 0);
+        self.recount();
         self.presume_adopted();
         self.forget_views();
         self.answers.review = true;
@@ -354,7 +370,8 @@ impl Engine {
 
     /// Has an entry evaluated; one with an operation under way afterwards.
     fn mark(&mut self, slot: Slot, now: Instant) {
-        let Some(entry) = self.rib.entry_mut(slot) else { return };
+        // Waiting counts for nothing.
+        let Some((_, entry)) = self.rib.entry_mut(slot) else { return };
         if entry.flags & DIRTY != 0 {
             return;
         }
@@ -461,13 +478,11 @@ impl Engine {
         // The dump under way may be from before.
         self.audit_wanted |= self.suspended;
         let bodies: FxHashSet<BodySlot> = bodies.iter().copied().collect();
-        let mut lost = Vec::new();
-        self.rib.for_each_entry(|slot, entry| {
-            if entry.flags & INSTALLED != 0 && bodies.contains(&entry.body) {
-                entry.flags = (entry.flags & !INSTALLED) | CHANGED;
-                lost.push(slot);
-            }
-        });
+        let stood = |entry: &Entry| entry.flags & INSTALLED != 0 && bodies.contains(&entry.body);
+        let lost: Vec<Slot> = self.held().filter(|(.., entry)| stood(entry)).map(|(slot, ..)| slot).collect();
+        for slot in &lost {
+            self.edit(*slot, |entry| entry.flags = (entry.flags & !INSTALLED) | CHANGED);
+        }
         self.waiting.extend(bodies);
         self.mark_all(lost, now);
     }
@@ -545,11 +560,10 @@ impl Engine {
             }
             let some: SmallVec<[Slot; AT_ONCE]> =
                 std::iter::from_fn(|| self.queue.pop()).take(AT_ONCE).collect();
-            // Entries with operations under way are not in the queue, so that this takes nothing away.
-            let known = some.iter().filter(|slot| self.rib.entry(**slot).is_some()).count();
-            if known == 0 {
+            if some.is_empty() {
                 break;
             }
+            self.rib.warm_records(some.iter().copied());
             for slot in some {
                 self.reconcile(slot, &mut ops, now);
             }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::ops::{BatchDone, RouteOp};
 use crate::model::{KernelRoute, NexthopId, RouteKey};
-use crate::rib::Slot;
+use crate::rib::{AT_ONCE, Slot};
 
 impl Engine {
     /// A batch was applied.
@@ -18,26 +18,13 @@ impl Engine {
         let Some(pending) = self.in_flight.remove(&done.id) else { return };
         let mut errors = done.errors.iter().peekable();
         self.stats.batches += 1;
-        for (index, pending) in pending.into_iter().enumerate() {
-            let error = errors.next_if(|error| error.index == index);
-            let error = error.map(|error| (error.errno, error.to_string()));
-            self.stats.operations += 1;
-            match pending {
-                Pending::Nexthop(op) => {
-                    let replaced = matches!(done.ops.get(index), Some(RouteOp::ReplaceNexthop(_)));
-                    self.nexthop_done(op, replaced, error.as_ref(), now);
-                }
-                Pending::Route { slot, old, installed } => {
-                    match error {
-                        None => self.route_done(slot, old),
-                        Some(error) => self.route_refused(slot, old, installed, error, now),
-                    }
-                    self.landed(slot);
-                }
-                Pending::Delete(slot) => {
-                    self.delete_done(slot, error, now);
-                    self.landed(slot);
-                }
+        let mut ops = done.ops.iter().enumerate();
+        for some in pending.chunks(AT_ONCE) {
+            self.rib.warm_removals(some.iter().filter_map(Pending::deleted));
+            for (pending, (index, op)) in some.iter().zip(&mut ops) {
+                let error = errors.next_if(|error| error.index == index);
+                let error = error.map(|error| (error.errno, error.to_string()));
+                self.operation_done(pending, op, error, now);
             }
         }
         self.answer_united();
@@ -46,6 +33,33 @@ impl Engine {
             && let Some(since) = self.dirty_since.take()
         {
             self.latency = Some(now.saturating_duration_since(since));
+        }
+    }
+
+    fn operation_done(
+        &mut self,
+        pending: &Pending,
+        op: &RouteOp,
+        error: Option<(i32, String)>,
+        now: Instant,
+    ) {
+        self.stats.operations += 1;
+        match *pending {
+            Pending::Nexthop(about) => {
+                let replaced = matches!(op, RouteOp::ReplaceNexthop(_));
+                self.nexthop_done(about, replaced, error.as_ref(), now);
+            }
+            Pending::Route { slot, old, installed } => {
+                match error {
+                    None => self.route_done(slot, old),
+                    Some(error) => self.route_refused(slot, old, installed, error, now),
+                }
+                self.landed(slot);
+            }
+            Pending::Delete(slot) => {
+                self.delete_done(slot, error, now);
+                self.landed(slot);
+            }
         }
     }
 
@@ -70,7 +84,7 @@ impl Engine {
     /// The operation on an entry has ended: it may be evaluated again.
     fn landed(&mut self, slot: Slot) {
         self.acknowledged(slot);
-        let Some(entry) = self.rib.entry_mut(slot) else { return };
+        let Some((_, _, entry)) = self.rib.entry(slot) else { return };
         if entry.flags & DIRTY != 0 {
             self.queue.push(slot, entry.is_held());
         }
@@ -78,9 +92,7 @@ impl Engine {
     }
 
     fn route_done(&mut self, slot: Slot, old: Option<BodySlot>) {
-        if let Some(entry) = self.rib.entry_mut(slot) {
-            entry.flags &= !IN_FLIGHT;
-        }
+        self.edit(slot, |entry| entry.flags &= !IN_FLIGHT);
         old.into_iter().for_each(|old| self.bodies.release(old));
         self.forgive(slot);
     }
@@ -95,25 +107,25 @@ impl Engine {
         now: Instant,
     ) {
         self.stats.refused += 1;
-        if let Some(entry) = self.rib.entry_mut(slot) {
-            entry.flags &= !IN_FLIGHT;
-            if let Some(old) = old {
-                let new = std::mem::replace(&mut entry.body, old);
-                entry.flags = (entry.flags & !INSTALLED) | if installed { INSTALLED } else { 0 };
-                self.bodies.release(new);
+        self.edit(slot, |entry| entry.flags &= !IN_FLIGHT);
+        match old {
+            None => self.vacate(slot),
+            Some(old) => {
+                let stands = if installed { INSTALLED } else { 0 };
+                let new = self.edit(slot, |entry| {
+                    entry.flags = (entry.flags & !INSTALLED) | stands;
+                    std::mem::replace(&mut entry.body, old)
+                });
+                new.into_iter().for_each(|new| self.bodies.release(new));
                 // A route of ours that was believed gone may still be there.
                 self.audit_wanted |= errno == libc::EEXIST || errno == libc::ENOENT;
-            } else {
-                self.vacate(slot);
             }
         }
         self.fail(slot, errno, text, now);
     }
 
     fn delete_done(&mut self, slot: Slot, error: Option<(i32, String)>, now: Instant) {
-        if let Some(entry) = self.rib.entry_mut(slot) {
-            entry.flags &= !IN_FLIGHT;
-        }
+        self.edit(slot, |entry| entry.flags &= !IN_FLIGHT);
         match error {
             Some((errno, text)) if !matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV) => {
                 self.stats.refused += 1;
@@ -129,8 +141,7 @@ impl Engine {
     fn fail(&mut self, slot: Slot, errno: i32, text: String, now: Instant) {
         let delay = self.failures.get(&slot).map_or(RETRY_MIN, |failure| (failure.delay * 2).min(RETRY_MAX));
         self.forgive(slot);
-        if let Some(entry) = self.rib.entry_mut(slot) {
-            entry.flags |= FAILED;
+        if self.edit(slot, |entry| entry.flags |= FAILED).is_some() {
             let retry_at = now + delay;
             self.failures.insert(slot, Failure { errno, text, retry_at, delay });
             self.retries.insert((retry_at, slot));
@@ -139,8 +150,10 @@ impl Engine {
 
     /// Nothing is wrong with an entry any more.
     pub(super) fn forgive(&mut self, slot: Slot) {
-        let Some(entry) = self.rib.entry_mut(slot).filter(|entry| entry.flags & FAILED != 0) else { return };
-        entry.flags &= !FAILED;
+        if self.rib.entry(slot).is_none_or(|(.., entry)| entry.flags & FAILED == 0) {
+            return;
+        }
+        self.edit(slot, |entry| entry.flags &= !FAILED);
         if let Some(failure) = self.failures.remove(&slot) {
             self.retries.remove(&(failure.retry_at, slot));
         }
@@ -158,10 +171,10 @@ impl Engine {
             self.audit_wanted = true;
             return false;
         }
-        let Some(entry) = self.rib.entry_mut(slot).filter(|entry| entry.flags & INSTALLED != 0) else {
+        if held.flags & INSTALLED == 0 {
             return false;
-        };
-        entry.flags = (entry.flags & !INSTALLED) | CHANGED;
+        }
+        self.edit(slot, |entry| entry.flags = (entry.flags & !INSTALLED) | CHANGED);
         self.stats.drift += 1;
         self.mark(slot, now);
         true

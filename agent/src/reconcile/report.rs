@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::bodies::BodyTarget;
-use super::{Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, Key};
+use super::tally::{Class, Verdict};
+use super::{Engine, FAILED, IN_FLIGHT, INSTALLED, Key};
 use crate::model::{Family, Hop, RouteKey, Special};
 use crate::plan::Rejection;
 use crate::rib::{Learned, Resolved, Slot};
@@ -120,34 +121,105 @@ impl RouteList {
 const MAX_SAMPLES: usize = 20;
 
 impl Engine {
-    /// Counts everything: one pass over what was learned and what is programmed.
+    /// The sums. They cost nothing that grows with the number of routes, but while FRR has routes to confirm.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let (learned, refused) = (self.rib.len() as u64, self.rib.refused());
         let mut counts = Counts { learned, refused, ..Counts::default() };
         counts.imports = vec![ImportCounts::default(); self.plan.imports.len()];
-        for (slot, table, prefix, _) in self.rib.iter() {
-            match self.judge(slot, table, &mut counts.imports) {
-                None => counts.accepted += 1,
-                Some(reason) => {
-                    *counts.rejected.entry(reason).or_default() += 1;
-                    if counts.samples.len() < MAX_SAMPLES && reason != route::NO_IMPORT {
-                        counts.samples.push((prefix, reason));
-                    }
+        self.count_judgements(&mut counts);
+        for (class, number) in self.tallies.iter() {
+            self.count_class(class, number, &mut counts);
+        }
+        if !self.feed.is_synchronized() {
+            self.count_stale(&mut counts);
+        }
+        let rejected = counts.rejected.iter().filter(|(why, _)| **why != route::NO_IMPORT);
+        counts.samples = self.rejected_samples(rejected.map(|(_, number)| number).sum());
+        counts
+    }
+
+    fn count_judgements(&self, counts: &mut Counts) {
+        for (table, routes) in self.rib.tables() {
+            let mut imports = self.plan.imports_from(*table).peekable();
+            if imports.peek().is_none() {
+                *counts.rejected.entry(route::NO_IMPORT).or_default() += routes;
+            }
+            for (index, _) in imports {
+                if let Some(import) = counts.imports.get_mut(usize::from(index)) {
+                    import.received += routes;
                 }
             }
         }
+        for (label, number) in (0..).zip(self.rib.labels()) {
+            let Some(judgement) = self.judgements.get(label).filter(|_| *number > 0) else { continue };
+            let number = *number as u64;
+            for ((index, _), verdict) in self.plan.imports_from(judgement.table).zip(&judgement.verdicts) {
+                let Some(import) = counts.imports.get_mut(usize::from(index)) else { continue };
+                match verdict {
+                    Verdict::Taken => import.accepted += number,
+                    Verdict::Rejected(why) => *import.rejected.entry(why).or_default() += number,
+                    Verdict::Open => {}
+                }
+            }
+            match judgement.rejection() {
+                Some(why) => *counts.rejected.entry(why).or_default() += number,
+                None if judgement.verdicts.contains(&Verdict::Taken) => counts.accepted += number,
+                None => {}
+            }
+        }
+    }
+
+    fn count_class(&self, class: &Class, number: u64, counts: &mut Counts) {
+        let (table, _) = self.targets.get(usize::from(class.target)).copied().unwrap_or_default();
+        let table = counts.tables.entry(table).or_default();
+        let if_so = |so: bool| if so { number } else { 0 };
+        let (failed, programmed) = (if_so(class.failed), if_so(class.programmed));
+        table.desired += number;
+        table.failed += failed;
+        table.programmed += programmed;
+        counts.failed += failed;
+        counts.programmed += programmed;
+        counts.pending += if_so(class.held && !class.programmed);
+        for index in self.contribution(class.contribution) {
+            if let Some(import) = counts.imports.get_mut(usize::from(*index)) {
+                import.programmed += programmed;
+                import.failed += failed;
+            }
+        }
+    }
+
+    fn count_stale(&self, counts: &mut Counts) {
         for (slot, key, entry) in self.held() {
-            self.count_entry(slot, key, entry, &mut counts);
+            let programmed = entry.flags & (INSTALLED | IN_FLIGHT) == INSTALLED;
+            if !programmed || !self.is_stale(slot, key) {
+                continue;
+            }
+            counts.stale += 1;
+            for index in self.contribution(entry.contribution) {
+                if let Some(import) = counts.imports.get_mut(usize::from(*index)) {
+                    import.stale += 1;
+                }
+            }
         }
-        // Routes that the kernel refused and that it never held.
-        for key in self.refused_keys() {
-            let table = counts.tables.entry(key.table).or_default();
-            table.desired += 1;
-            table.failed += 1;
-            counts.failed += 1;
+    }
+
+    /// Some of the routes that no import of their table takes.
+    fn rejected_samples(&self, rejected: u64) -> Vec<(IpNet, &'static str)> {
+        let sample = |slot: Slot| {
+            let (_, prefix, _) = self.rib.at(slot)?;
+            Some((prefix, self.judgements.get(self.rib.label(slot))?.rejection()?))
+        };
+        let mut samples: Vec<(IpNet, &'static str)> =
+            self.samples.iter().filter_map(|slot| sample(*slot)).collect();
+        samples.sort_unstable();
+        samples.dedup();
+        samples.truncate(MAX_SAMPLES);
+        if (samples.len() as u64) < rejected.min(MAX_SAMPLES as u64) {
+            // Those that are remembered have come in, or gone.
+            samples = self.rib.iter().filter_map(|(slot, ..)| sample(slot)).take(MAX_SAMPLES).collect();
         }
-        counts
+        samples
     }
 
     /// What the kernel refused and never held.
@@ -157,41 +229,14 @@ impl Engine {
         never.map(|(target, prefix, _)| self.route_key((target, prefix)))
     }
 
-    fn judge(&self, slot: Slot, table: u32, imports: &mut [ImportCounts]) -> Option<&'static str> {
+    /// What the imports of a learned route's table say of it now: its reason, where none takes it.
+    pub(super) fn verdict(&self, slot: Slot, table: u32) -> Option<&'static str> {
         let mut verdict = Some(route::NO_IMPORT);
         for (index, import) in self.plan.imports_from(table) {
             let reason = self.rejection(import, index, slot).map(Rejection::as_str).or(import.blocked);
-            if let Some(counts) = imports.get_mut(usize::from(index)) {
-                counts.received += 1;
-                match reason {
-                    None => counts.accepted += 1,
-                    Some(reason) => *counts.rejected.entry(reason).or_default() += 1,
-                }
-            }
             verdict = if verdict.is_none() { None } else { reason };
         }
         verdict
-    }
-
-    fn count_entry(&self, slot: Slot, key: Key, entry: &Entry, counts: &mut Counts) {
-        let table = counts.tables.entry(self.route_key(key).table).or_default();
-        table.desired += 1;
-        let failed = entry.flags & FAILED != 0;
-        let programmed = entry.flags & (INSTALLED | IN_FLIGHT) == INSTALLED;
-        let stale = programmed && self.is_stale(slot, key);
-        table.failed += u64::from(failed);
-        table.programmed += u64::from(programmed);
-        counts.failed += u64::from(failed);
-        counts.programmed += u64::from(programmed);
-        counts.stale += u64::from(stale);
-        counts.pending += u64::from(!programmed);
-        for index in self.contribution(entry.contribution) {
-            if let Some(import) = counts.imports.get_mut(usize::from(*index)) {
-                import.programmed += u64::from(programmed);
-                import.failed += u64::from(failed);
-                import.stale += u64::from(stale);
-            }
-        }
     }
 
     /// Whether FRR has not announced the route since it was lost. Static routes are never stale.
@@ -336,8 +381,7 @@ impl Engine {
     fn learned_row(&self, table: u32, prefix: IpNet) -> Option<RouteView> {
         let slot = self.rib.find(table, &prefix)?;
         let (_, _, learned) = self.rib.at(slot)?;
-        let mut scratch = vec![ImportCounts::default(); self.plan.imports.len()];
-        let verdict = self.judge(slot, table, &mut scratch);
+        let verdict = self.verdict(slot, table);
         let import = self.plan.imports_from(table).next();
         let (nexthops, special) = match self.rib.resolve(&learned, Family::of(&prefix)) {
             Resolved::Hops(hops) => (hops.to_vec(), None),

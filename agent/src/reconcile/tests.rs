@@ -18,6 +18,7 @@ use zebra_fpm::{
 };
 
 use self::fake::Kernel;
+use super::tally::{Class, Tallies};
 use super::{Engine, RouteView};
 use crate::intent::types::*;
 use crate::model::{Link, NeighbourState, RouteTarget, Special};
@@ -183,6 +184,7 @@ impl Bench {
             self.listen();
             let Some(batch) = batch else {
                 if !self.engine.audit_wanted() {
+                    self.check_counts();
                     return;
                 }
                 continue;
@@ -192,6 +194,31 @@ impl Bench {
             self.listen();
         }
         panic!("does not converge");
+    }
+
+    /// What is counted as it changes is what a count of everything comes to.
+    fn check_counts(&self) {
+        let (engine, counts) = (&self.engine, self.engine.counts());
+        let (mut accepted, mut rejected) = (0, BTreeMap::new());
+        let mut imports = vec![(0, 0); engine.plan().imports.len()];
+        for (slot, table, _, _) in engine.rib().iter() {
+            match engine.verdict(slot, table) {
+                None => accepted += 1,
+                Some(why) => *rejected.entry(why).or_insert(0) += 1,
+            }
+            for (index, import) in engine.plan().imports_from(table) {
+                let taken = import.blocked.is_none() && engine.rejection(import, index, slot).is_none();
+                let import = &mut imports[usize::from(index)];
+                *import = (import.0 + 1, import.1 + u64::from(taken));
+            }
+        }
+        let mut tallies = Tallies::default();
+        for (_, target, _, entry) in engine.rib().entries() {
+            Class::of(target, entry).into_iter().for_each(|class| tallies.add(class));
+        }
+        assert_eq!(tallies, engine.tallies);
+        let counted: Vec<(u64, u64)> = counts.imports.iter().map(|it| (it.received, it.accepted)).collect();
+        assert_eq!((counts.accepted, counts.rejected, counted), (accepted, rejected, imports));
     }
 
     /// Takes the answers for zebra: what it is told to forward must be in the kernel at that moment.

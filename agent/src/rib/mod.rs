@@ -209,6 +209,9 @@ impl Epoch {
     }
 }
 
+/// Records that it pays to prepare together: the latency of their memory is waited for once.
+pub const AT_ONCE: usize = 32;
+
 impl<E: Copy + Default> Rib<E> {
     /// The generation that updates belong to now.
     #[must_use]
@@ -537,6 +540,30 @@ impl<E: Copy + Default> Rib<E> {
         Resolved::Hops(canonical(hops))
     }
 
+    /// Prepares [`Self::apply`] for some updates: see [`AT_ONCE`].
+    pub fn warm(&self, updates: &[Update]) {
+        self.store.warm(updates.iter().filter_map(|update| match update {
+            Update::Route(route) => Some(&route.key.dst),
+            Update::RouteDel(gone) => Some(&gone.key.dst),
+            _ => None,
+        }));
+    }
+
+    /// Prepares looking up entries for some prefixes.
+    pub fn warm_prefixes<'a>(&self, prefixes: impl Iterator<Item = &'a IpNet>) {
+        self.store.warm(prefixes);
+    }
+
+    /// Prepares the change of some records.
+    pub fn warm_records(&self, slots: impl Iterator<Item = Slot>) {
+        self.store.warm_records(slots);
+    }
+
+    /// Prepares the end of some records.
+    pub fn warm_removals(&self, slots: impl Iterator<Item = Slot>) {
+        self.store.warm_removals(slots);
+    }
+
     /// Forgets every route that was not announced in the current generation, and the older nexthop objects.
     pub fn sweep(&mut self) {
         let current = self.generation();
@@ -561,7 +588,29 @@ impl<E: Copy + Default> Rib<E> {
         self.store.iter()
     }
 
-    // ===== entries of the user =====
+    // ===== labels and entries of the user =====
+
+    /// The user's label of a learned route; 0 until it has one.
+    #[must_use]
+    pub fn label(&self, slot: Slot) -> u16 {
+        self.store.label(slot)
+    }
+
+    /// Labels a learned route. It stays so when it is announced again.
+    pub fn set_label(&mut self, slot: Slot, label: u16) {
+        self.store.set_label(slot, label);
+    }
+
+    /// Takes all labels away.
+    pub fn clear_labels(&mut self) {
+        self.store.clear_labels();
+    }
+
+    /// How many learned routes have each label.
+    #[must_use]
+    pub fn labels(&self) -> &[usize] {
+        self.store.labels()
+    }
 
     /// What a record's entry is for, its prefix, and the entry.
     #[must_use]
@@ -570,7 +619,7 @@ impl<E: Copy + Default> Rib<E> {
     }
 
     /// The same, to change it.
-    pub fn entry_mut(&mut self, slot: Slot) -> Option<&mut E> {
+    pub fn entry_mut(&mut self, slot: Slot) -> Option<(Scope, &mut E)> {
         self.store.entry_mut(slot)
     }
 
@@ -606,8 +655,8 @@ impl<E: Copy + Default> Rib<E> {
         self.store.entries()
     }
 
-    /// Changes every entry.
-    pub fn for_each_entry(&mut self, change: impl FnMut(Slot, &mut E)) {
+    /// Changes every entry, told what it is for.
+    pub fn for_each_entry(&mut self, change: impl FnMut(Scope, &mut E)) {
         self.store.for_each_entry(change);
     }
 

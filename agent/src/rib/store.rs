@@ -84,6 +84,8 @@ struct Record<E> {
     target: Scope,
     learned: Learned,
     entry: E,
+    /// The user's word for `learned`.
+    label: u16,
     /// The prefix may have other records.
     shared: bool,
 }
@@ -104,6 +106,8 @@ pub(super) struct Store<E> {
     hasher: FxSeededState,
     tables: Vec<u32>,
     table_index: FxHashMap<u32, Scope>,
+    /// Learned routes by label.
+    labels: Vec<usize>,
     learned: usize,
     entries: usize,
 }
@@ -118,6 +122,7 @@ impl<E> Default for Store<E> {
             hasher: FxSeededState::with_seed(usize::try_from(seed).unwrap_or_default()),
             tables: Vec::new(),
             table_index: FxHashMap::default(),
+            labels: Vec::new(),
             learned: 0,
             entries: 0,
         }
@@ -155,6 +160,32 @@ impl<E: Copy + Default> Store<E> {
             .filter(move |(_, record)| record.key == key)
     }
 
+    /// Reads where the records of some prefixes are. What each of them waits for, memory, is waited for by all together; what
+    /// is then done with one after the other finds it in the cache.
+    pub(super) fn warm<'a>(&self, prefixes: impl Iterator<Item = &'a IpNet>) {
+        let known = |prefix: &&IpNet| {
+            let key = Key::new(prefix);
+            let is = |index: &u32| self.records.get(*index as usize).is_some_and(|record| record.key == key);
+            self.index.find(self.hasher.hash_one(key), is).is_some()
+        };
+        std::hint::black_box(prefixes.filter(known).count());
+    }
+
+    /// The same for records that are known.
+    pub(super) fn warm_records(&self, slots: impl Iterator<Item = Slot>) {
+        let is_entry = |slot: &Slot| self.record(*slot).is_some_and(|record| record.target != NONE);
+        std::hint::black_box(slots.filter(is_entry).count());
+    }
+
+    /// The same for records that go.
+    pub(super) fn warm_removals(&self, slots: impl Iterator<Item = Slot>) {
+        let indexed = |slot: &Slot| {
+            let hash = self.record(*slot).map(|record| self.hasher.hash_one(record.key));
+            hash.is_some_and(|hash| self.index.find(hash, |index| *index == slot.0).is_some())
+        };
+        std::hint::black_box(slots.filter(indexed).count());
+    }
+
     /// A record of the prefix that `is_wanted`, else one that `has_room`, else a new one; and whether it was wanted.
     fn place(
         &mut self,
@@ -185,7 +216,15 @@ impl<E: Copy + Default> Store<E> {
                 }
             }
         }
-        let record = Record { key, table: NONE, target: NONE, learned: UNKNOWN, entry: E::default(), shared };
+        let record = Record {
+            key,
+            table: NONE,
+            target: NONE,
+            learned: UNKNOWN,
+            entry: E::default(),
+            label: 0,
+            shared,
+        };
         let index = match self.free.pop() {
             Some(index) => index,
             None => u32::try_from(self.records.len()).ok()?,
@@ -228,8 +267,43 @@ impl<E: Copy + Default> Store<E> {
         let record = self.record_mut(slot)?;
         record.table = scope;
         let old = std::mem::replace(&mut record.learned, learned);
-        self.learned += usize::from(!known);
+        if !known {
+            record.label = 0;
+            self.learned += 1;
+            self.count_label(0, 1);
+        }
         Some((slot, known.then_some(old)))
+    }
+
+    fn count_label(&mut self, label: u16, delta: isize) {
+        let label = usize::from(label);
+        if self.labels.len() <= label {
+            self.labels.resize(label + 1, 0);
+        }
+        if let Some(count) = self.labels.get_mut(label) {
+            *count = count.saturating_add_signed(delta);
+        }
+    }
+
+    pub(super) fn label(&self, slot: Slot) -> u16 {
+        self.record(slot).map_or(0, |record| record.label)
+    }
+
+    pub(super) fn set_label(&mut self, slot: Slot, label: u16) {
+        if let Some(record) = self.record_mut(slot).filter(|record| record.table != NONE) {
+            let old = std::mem::replace(&mut record.label, label);
+            self.count_label(old, -1);
+            self.count_label(label, 1);
+        }
+    }
+
+    pub(super) fn clear_labels(&mut self) {
+        self.records.iter_mut().for_each(|record| record.label = 0);
+        self.labels = vec![self.learned];
+    }
+
+    pub(super) fn labels(&self) -> &[usize] {
+        &self.labels
     }
 
     /// Where a learned route is.
@@ -269,7 +343,9 @@ impl<E: Copy + Default> Store<E> {
     pub(super) fn forget(&mut self, slot: Slot) {
         if let Some(record) = self.record_mut(slot).filter(|record| record.table != NONE) {
             record.table = NONE;
+            let label = record.label;
             self.learned -= 1;
+            self.count_label(label, -1);
             self.tidy(slot);
         }
     }
@@ -304,8 +380,9 @@ impl<E: Copy + Default> Store<E> {
         Some((record.target, record.key.prefix(), record.entry))
     }
 
-    pub(super) fn entry_mut(&mut self, slot: Slot) -> Option<&mut E> {
-        self.record_mut(slot).filter(|record| record.target != NONE).map(|record| &mut record.entry)
+    pub(super) fn entry_mut(&mut self, slot: Slot) -> Option<(Scope, &mut E)> {
+        let record = self.record_mut(slot).filter(|record| record.target != NONE)?;
+        Some((record.target, &mut record.entry))
     }
 
     pub(super) fn find_entry(&self, target: Scope, prefix: &IpNet) -> Option<Slot> {
@@ -367,11 +444,8 @@ impl<E: Copy + Default> Store<E> {
         with.map(|(slot, record)| (slot, record.target, record.key.prefix(), &record.entry))
     }
 
-    pub(super) fn for_each_entry(&mut self, mut change: impl FnMut(Slot, &mut E)) {
-        for (index, record) in self.records.iter_mut().enumerate() {
-            if record.target != NONE {
-                change(Slot(u32::try_from(index).unwrap_or(u32::MAX)), &mut record.entry);
-            }
-        }
+    pub(super) fn for_each_entry(&mut self, mut change: impl FnMut(Scope, &mut E)) {
+        let with = self.records.iter_mut().filter(|record| record.target != NONE);
+        with.for_each(|record| change(record.target, &mut record.entry));
     }
 }

@@ -204,7 +204,7 @@ proptest! {
                         Some(slot) => store.entry_beside(slot, to),
                         None => store.entry_at(to, &net),
                     };
-                    *store.entry_mut(slot.unwrap()).unwrap() = value;
+                    *store.entry_mut(slot.unwrap()).unwrap().1 = value;
                     entries.insert((to, net), value);
                     for table in 0..3 {
                         let found = store.learned_from(slot.unwrap(), table).map(|(_, learned)| *learned);

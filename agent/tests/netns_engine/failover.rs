@@ -11,7 +11,7 @@ const ROUTES: u32 = 2000;
 /// Changes of ours since the monitor started: of nexthop objects, and of routes.
 fn changes(monitor: &Monitor) -> Result<(Vec<String>, usize)> {
     let (routes, objects): (Vec<_>, Vec<_>) =
-        monitor.ours()?.into_iter().partition(|line| line.contains("10."));
+        monitor.ours()?.into_iter().partition(|line| line.contains("/24 "));
     Ok((objects, routes.len()))
 }
 

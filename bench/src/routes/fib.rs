@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::netlink::Direction;
+use super::Phase;
 
 const CACHE: &str = "ip_fib_alias ";
 const EVERY: Duration = Duration::from_millis(5);
 /// For a million routes programmed by the slowest contender on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 /// Objects that lie in per-CPU slabs are counted as used.
 const SLACK: u32 = 1000;
 
@@ -50,7 +50,7 @@ pub(crate) struct Seen {
 /// Watches `count` routes come or go; gives up when `failed` is set.
 pub(crate) fn watch(
     what: &str,
-    direction: Direction,
+    phase: Phase,
     base: i64,
     count: u32,
     began: Instant,
@@ -61,7 +61,7 @@ pub(crate) fn watch(
     let mut told = began;
     loop {
         let change = objects()? - base;
-        let done = if direction == Direction::Insert { change } else { -change };
+        let done = if phase == Phase::Insert { change } else { -change };
         let elapsed = began.elapsed();
         if done > slack {
             first.get_or_insert(elapsed);

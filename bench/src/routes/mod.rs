@@ -1,27 +1,28 @@
 //! From FPM bytes to the FIB: the agent between the bare writer, which only the kernel limits, and zebra.
 
 pub(crate) mod bgp;
+mod contenders;
 mod fib;
 pub(crate) mod netlink;
 pub(crate) mod set;
+mod watch;
 
-use std::net::Ipv4Addr;
-use std::process::Command;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::feeder::{announce, frames, nexthop, withdraw};
-use backtrail_lab::{Agent, AgentOptions, End, Feeder, Frr, FrrInstall, FrrOptions, Lab, Namespace, output};
+use anyhow::{Result, ensure};
+use backtrail_lab::{End, Lab, Namespace};
 use clap::Args;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
+use self::contenders::{Backtrail, Bare, Contender, Zebra};
 use self::fib::Seen;
-use self::netlink::{Direction, Into, Writer};
+use self::netlink::Writer;
 use self::set::Random;
+use self::watch::Listener;
 use crate::Common;
 use crate::report::{Bar, Bound, Report};
-use crate::usage::{self, Usage};
 
 pub(crate) const BARS: &[Bar] = &[
     Bar {
@@ -56,27 +57,27 @@ pub(crate) const BARS: &[Bar] = &[
     },
 ];
 
-const MIB: f64 = 1024.0 * 1024.0;
 /// The table that the bare writer and the agent write.
 const TABLE: u32 = 10_050;
 const METRIC: u32 = 20;
-const BARE_PROTOCOL: u8 = 250;
-const AGENT_PROTOCOL: u8 = 201;
-const BGP_PROTOCOL: u8 = 186;
-/// The nexthop id that all routes carry.
-const NEXTHOP: u32 = 17;
 const PEER_AS: u16 = 65_100;
-const NODE: &str = "10.99.0.1/24";
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
-/// Buffers of a load are given back by then.
-const CALM: Duration = Duration::from_secs(2);
+const NODE: [&str; 2] = ["10.99.0.1/24", "fd00:99::1/64"];
+/// Two neighbours: routes go to the first and move to the second.
+pub(crate) const PEERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 2), Ipv4Addr::new(10, 99, 0, 3)];
+const PEERS6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 2), Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 3)];
+/// IPv6 routes, and routes that move, at most.
+const MAX_V6: u32 = 200_000;
+const MAX_MOVED: usize = 200_000;
+/// How often the routes that move do so in a round: they end where they began.
+const MOVES: usize = 2;
 
 /// Options of `routes`.
 #[derive(Debug, Args)]
 pub(crate) struct RoutesArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// IPv4 routes, in the shape of the Internet's table
+    /// IPv4 routes, in the shape of the Internet's table; of IPv6 as many, but 200,000 at most
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=2_000_000))]
     routes: u32,
     /// Leave zebra out, which takes most of the time: its bar is short then
@@ -92,18 +93,56 @@ impl RoutesArgs {
 
 pub(crate) fn describe(args: &RoutesArgs) -> String {
     format!(
-        "routes: {} rounds; in each, {} IPv4 routes go into the kernel and out again: by a bare netlink writer, by the \
-         agent from FPM bytes{}\n",
+        "routes: {} rounds; in each, {} IPv4 routes go into the kernel, {} of them move {MOVES} times between two nexthops, and \
+         all go out again; then {} IPv6 routes: by a bare netlink writer, by the agent from FPM bytes{}\n",
         args.common.rounds(),
         args.size(),
+        (args.size() as usize).min(MAX_MOVED),
+        args.size().min(MAX_V6),
         if args.without_zebra { "" } else { ", by zebra from BGP" }
     )
 }
 
-/// What one contender took for one direction.
-struct Took {
-    seen: Seen,
-    cpu: f64,
+/// Part of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Insert,
+    /// Some routes move to the nexthop of this number.
+    Move(usize),
+    Withdraw,
+}
+
+/// Routes of one family.
+pub(crate) struct Set {
+    v6: bool,
+    /// Ascending, as zebra replays them.
+    routes: Vec<IpNet>,
+    shuffled: Vec<IpNet>,
+    /// Those that move: some, at random.
+    moved: Vec<IpNet>,
+}
+
+impl Set {
+    fn new(routes: Vec<IpNet>, v6: bool) -> Self {
+        let mut shuffled = routes.clone();
+        Random::new(2).shuffle(&mut shuffled);
+        let mut moved = shuffled.clone();
+        moved.truncate(MAX_MOVED);
+        Self { v6, routes, shuffled, moved }
+    }
+
+    /// The routes that a phase is about, ascending or not as zebra and the kernel have them.
+    fn of(&self, phase: Phase) -> &[IpNet] {
+        if matches!(phase, Phase::Move(_)) { &self.moved } else { &self.routes }
+    }
+
+    fn nexthop(&self, number: usize) -> IpAddr {
+        if self.v6 { PEERS6[number % 2].into() } else { PEERS[number % 2].into() }
+    }
+
+    fn family(&self) -> &'static str {
+        if self.v6 { "IPv6" } else { "IPv4" }
+    }
 }
 
 /// Measures, round by round.
@@ -111,82 +150,107 @@ pub(crate) fn run(args: &RoutesArgs, report: &mut Report) -> Result<()> {
     report.setting("routes", args.size());
     report.setting("rounds", args.common.rounds());
     let lab = Lab::new("bench")?;
-    let ascending = set::full_table(args.size(), 1);
-    let mut shuffled = ascending.clone();
-    Random::new(2).shuffle(&mut shuffled);
-    let (bare, peer) = node(&lab, "bare")?;
-    let bare = Bare { node: bare, routes: &shuffled, _peer: peer };
-    bare.node.run(&format!("ip nexthop add id 1 via {PEER} dev up0"))?;
-    let mut agent = Contender::new(&lab, args, &ascending)?;
-    let zebra = if args.without_zebra { None } else { Some(Zebra::new(&lab, &ascending)?) };
+    let v4 = set::full_table(args.size(), 1).into_iter().map(IpNet::V4).collect();
+    let v6 = set::table6(args.size().min(MAX_V6), 1).into_iter().map(IpNet::V6).collect();
+    let sets = [Set::new(v4, false), Set::new(v6, true)];
+    let mut contenders: Vec<Box<dyn Contender>> =
+        vec![Box::new(Bare::new(&lab)?), Box::new(Backtrail::new(&lab, args, &sets)?)];
+    if !args.without_zebra {
+        contenders.push(Box::new(Zebra::new(&lab)?));
+    }
     for round in 1..=args.common.rounds() {
         eprintln!("round {round} of {}", args.common.rounds());
-        let limit = bare.round(report)?;
-        let ours = agent.round(report)?;
-        for (bar, (limit, ours)) in
-            ["fpm-to-fib-insert", "fpm-to-fib-withdraw"].into_iter().zip(limit.into_iter().zip(ours))
-        {
-            report.add_bar(bar, limit.as_secs_f64() / ours.as_secs_f64());
+        report.add("load average", "processes", load_average());
+        let mut took = Vec::new();
+        for contender in &mut contenders {
+            contender.start(report)?;
+            let mut times = Vec::new();
+            for set in &sets {
+                for (what, phases) in PHASES {
+                    times.push(measure(contender.as_mut(), set, what, phases, report)?);
+                }
+            }
+            contender.stop(report)?;
+            took.push(times);
         }
-        if let Some(zebra) = &zebra {
-            let theirs = zebra.round(report)?;
-            report.add_bar("faster-than-zebra", theirs.as_secs_f64() / ours[0].as_secs_f64());
-        }
+        compare(&took, report);
     }
     Ok(())
 }
 
-/// A node with one uplink, and the namespace behind that.
-pub(crate) fn node(lab: &Lab, name: &str) -> Result<(Namespace, Namespace)> {
-    let (node, peer) = (lab.namespace(name)?, lab.namespace(&format!("{name}-peer"))?);
-    let address = format!("{PEER}/24");
-    lab.connect(&End::new(&node, "up0", &[NODE]), &End::new(&peer, "eth0", &[&address]))?;
-    Ok((node, peer))
-}
+/// What is reported together: [`MOVES`] are two.
+const PHASES: [(&str, &[Phase]); 3] = [
+    ("insert", &[Phase::Insert]),
+    ("move", &[Phase::Move(1), Phase::Move(0)]),
+    ("withdraw", &[Phase::Withdraw]),
+];
 
-/// Adds what one contender took; prints it.
-fn note(report: &mut Report, who: &str, direction: Direction, routes: usize, took: &Took) {
-    let verb = if direction == Direction::Insert { "insert" } else { "withdraw" };
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let rate = routes as f64 / took.seen.last.as_secs_f64() / 1000.0;
-    let seconds = took.seen.last.as_secs_f64();
-    report.add(format!("{who} {verb}"), "s", seconds);
-    report.add(format!("{who} {verb} rate"), "thousand routes/s", rate);
-    report.add(format!("{who} {verb} CPU"), "s", took.cpu);
-    eprintln!("  {who} {verb}: {seconds:.3} s, {rate:.0} thousand routes/s, {:.2} s of CPU", took.cpu);
-}
-
-/// Makes sure that exactly so many routes are in a table.
-fn verify(namespace: &Namespace, table: u32, protocol: u8, expected: usize) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let count = namespace.enter(|| Writer::open()?.count(table, protocol, false))??;
-        if count as usize == expected {
-            return Ok(());
+/// Ratios of the round, from the seconds of each contender by set and phase.
+fn compare(took: &[Vec<f64>], report: &mut Report) {
+    let names = ["IPv4 insert", "IPv4 move", "IPv4 withdraw", "IPv6 insert", "IPv6 move", "IPv6 withdraw"];
+    let [bare, ours, rest @ ..] = took else { return };
+    for ((name, bare), ours) in names.iter().zip(bare).zip(ours) {
+        report.add(format!("agent over bare writer, {name}"), "x", bare / ours);
+    }
+    for (bar, index) in [("fpm-to-fib-insert", 0), ("fpm-to-fib-withdraw", 2)] {
+        report.add_bar(bar, bare[index] / ours[index]);
+    }
+    for theirs in rest {
+        for ((name, theirs), ours) in names.iter().zip(theirs).zip(ours) {
+            report.add(format!("agent over zebra, {name}"), "x", theirs / ours);
         }
-        ensure!(
-            began.elapsed() < Duration::from_secs(60),
-            "{} holds {count} routes of protocol {protocol} in table {table}, not {expected}",
-            namespace.name()
-        );
-        std::thread::sleep(Duration::from_millis(200));
+        report.add_bar("faster-than-zebra", theirs[0] / ours[0]);
     }
 }
 
-/// Runs `work` in a thread while the FIB is watched; `cpu` is read after the last route.
-fn timed(
-    who: &str,
-    direction: Direction,
-    routes: usize,
-    work: impl FnOnce() -> Result<()> + Send,
-) -> Result<Seen> {
+/// Takes a contender through phases of a kind; returns their seconds.
+fn measure(
+    contender: &mut dyn Contender,
+    set: &Set,
+    what: &str,
+    phases: &[Phase],
+    report: &mut Report,
+) -> Result<f64> {
+    let (mut seconds, mut cpu, mut changes) = (0.0, 0.0, 0);
+    for phase in phases {
+        let before = contender.cpu()?;
+        let seen = timed(contender, set, *phase)?;
+        cpu += contender.cpu()? - before;
+        seconds += contender.took(seen).as_secs_f64();
+        changes += set.of(*phase).len();
+        let held = if *phase == Phase::Withdraw { 0 } else { set.routes.len() };
+        verify(contender, set.v6, held)?;
+    }
+    let name = format!("{} {} {what}", contender.name(), set.family());
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let rate = changes as f64 / seconds / 1000.0;
+    report.add(name.clone(), "s", seconds);
+    report.add(format!("{name} rate"), "thousand routes/s", rate);
+    report.add(format!("{name} CPU"), "s of CPU", cpu);
+    eprintln!("  {name}: {seconds:.3} s, {rate:.0} thousand routes/s, {cpu:.2} s of CPU");
+    contender.after(set, what, report)?;
+    Ok(seconds)
+}
+
+/// Runs a phase in a thread while the kernel is watched.
+fn timed(contender: &mut dyn Contender, set: &Set, phase: Phase) -> Result<Seen> {
+    let name = contender.name();
+    // The number of IPv4 routes shows by itself.
+    let listener = match phase {
+        Phase::Insert | Phase::Withdraw if !set.v6 => None,
+        _ => Some(Listener::new(contender.node(), set.v6)?),
+    };
     let base = fib::settle()?;
-    let count = u32::try_from(routes)?;
+    let count = set.of(phase).len();
     let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let began = Instant::now();
-        let worker = scope.spawn(|| work().inspect_err(|_| failed.store(true, Ordering::Relaxed)));
-        let seen = fib::watch(who, direction, base, count, began, &failed);
+        let worker =
+            scope.spawn(|| contender.run(set, phase).inspect_err(|_| failed.store(true, Ordering::Relaxed)));
+        let seen = match &listener {
+            Some(listener) => listener.watch(name, count, began, &failed),
+            None => fib::watch(name, phase, base, u32::try_from(count)?, began, &failed),
+        };
         match worker.join() {
             Ok(result) => result.and(seen),
             Err(panic) => std::panic::resume_unwind(panic),
@@ -194,123 +258,41 @@ fn timed(
     })
 }
 
-/// The bare writer.
-struct Bare<'a> {
-    node: Namespace,
-    routes: &'a [Ipv4Net],
-    _peer: Namespace,
-}
-
-impl Bare<'_> {
-    /// Times of insert and withdraw.
-    fn round(&self, report: &mut Report) -> Result<[Duration; 2]> {
-        let mut times = [Duration::ZERO; 2];
-        for (time, direction) in times.iter_mut().zip([Direction::Insert, Direction::Withdraw]) {
-            let mut cpu = 0.0;
-            let seen = timed("bare writer", direction, self.routes.len(), || {
-                let into = Into { table: TABLE, protocol: BARE_PROTOCOL, metric: METRIC, nexthop: 1 };
-                let (result, used) = self.node.enter(|| {
-                    let before = usage::this_thread();
-                    let result =
-                        Writer::open().and_then(|mut writer| writer.apply(direction, self.routes, into));
-                    (result, usage::this_thread() - before)
-                })?;
-                cpu = used;
-                result
-            })?;
-            verify(&self.node, TABLE, BARE_PROTOCOL, expected(direction, self.routes))?;
-            note(report, "bare writer", direction, self.routes.len(), &Took { seen, cpu });
-            *time = seen.last;
+/// Makes sure that a contender's table holds exactly so many of its routes.
+fn verify(contender: &dyn Contender, v6: bool, expected: usize) -> Result<()> {
+    let (node, (table, protocol)) = (contender.node(), contender.table());
+    let began = Instant::now();
+    loop {
+        let count = node.enter(|| Writer::open()?.count(table, protocol, v6))??;
+        if count as usize == expected {
+            return Ok(());
         }
-        Ok(times)
-    }
-}
-
-fn expected(direction: Direction, routes: &[Ipv4Net]) -> usize {
-    if direction == Direction::Insert { routes.len() } else { 0 }
-}
-
-/// The agent, fed by what zebra would send.
-struct Contender {
-    node: Namespace,
-    agent: Agent,
-    routes: Vec<Ipv4Net>,
-    nexthop: Vec<u8>,
-    announce: Vec<u8>,
-    withdraw: Vec<u8>,
-    _peer: Namespace,
-}
-
-impl Contender {
-    fn new(lab: &Lab, args: &RoutesArgs, routes: &[Ipv4Net]) -> Result<Self> {
-        let (node, peer) = node(lab, "agent")?;
-        let links = node.json("ip -j link show dev up0")?;
-        let ifindex = links.get(0).and_then(|link| link.get("ifindex")?.as_u64()).context("no ifindex")?;
-        let options = AgentOptions {
-            manifests: manifests(Feeder::TABLE, TABLE, args.size()),
-            ..AgentOptions::default()
-        };
-        let binary = std::path::absolute(&args.common.agent)?;
-        ensure!(binary.exists(), "no agent at {}: cargo build --release -p backtrail", binary.display());
-        Ok(Self {
-            agent: Agent::prepare(lab, &node, &binary, options)?,
-            node,
-            routes: routes.to_vec(),
-            nexthop: frames([nexthop(NEXTHOP, PEER.into(), u32::try_from(ifindex)?)])?,
-            announce: frames(routes.iter().map(|net| announce(*net, NEXTHOP)))?,
-            withdraw: frames(routes.iter().map(|net| withdraw(*net)))?,
-            _peer: peer,
-        })
-    }
-
-    /// A fresh agent: times of insert and withdraw.
-    fn round(&mut self, report: &mut Report) -> Result<[Duration; 2]> {
-        self.agent.run()?;
-        let pid = self.agent.process()?.pid();
-        std::thread::sleep(CALM);
-        let idle = usage::of(pid)?;
-        report.add_bar("idle-memory", idle.rss / MIB);
-        let mut feeder = Feeder::connect(&self.node)?;
-        feeder.send_bytes(&self.nexthop)?;
-        let insert = self.direction(report, Direction::Insert, &mut feeder, pid)?;
-        std::thread::sleep(CALM);
-        let loaded = usage::of(pid)?;
-        self.note_memory(report, idle, loaded);
-        let withdraw = self.direction(report, Direction::Withdraw, &mut feeder, pid)?;
-        self.agent.stop()?;
-        Ok([insert, withdraw])
-    }
-
-    fn direction(
-        &self,
-        report: &mut Report,
-        direction: Direction,
-        feeder: &mut Feeder,
-        pid: u32,
-    ) -> Result<Duration> {
-        let bytes = if direction == Direction::Insert { &self.announce } else { &self.withdraw };
-        let before = usage::of(pid)?;
-        let seen = timed("agent", direction, self.routes.len(), || feeder.send_bytes(bytes))?;
-        let cpu = usage::of(pid)?.cpu - before.cpu;
-        verify(&self.node, TABLE, AGENT_PROTOCOL, expected(direction, &self.routes))?;
-        note(report, "agent", direction, self.routes.len(), &Took { seen, cpu });
-        Ok(seen.last)
-    }
-
-    fn note_memory(&self, report: &mut Report, idle: Usage, loaded: Usage) {
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let routes = self.routes.len() as f64;
-        let each = (loaded.rss - idle.rss) / routes;
-        report.add_bar("memory-per-route", each);
-        report.add("agent peak memory", "MiB", loaded.peak / MIB);
-        report.add("agent peak memory per route", "bytes", (loaded.peak - idle.rss) / routes);
-        eprintln!(
-            "  agent memory: idle {:.1} MiB, loaded {:.1} MiB ({each:.0} bytes a route), peak {:.1} MiB",
-            idle.rss / MIB,
-            loaded.rss / MIB,
-            loaded.peak / MIB
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "{} holds {count} routes of protocol {protocol} in table {table}, not {expected}",
+            node.name()
         );
+        std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Of the last minute: what else the machine did.
+fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
+}
+
+/// A node with one uplink, and the namespace behind that.
+pub(crate) fn node(lab: &Lab, name: &str) -> Result<(Namespace, Namespace)> {
+    let (node, peer) = (lab.namespace(name)?, lab.namespace(&format!("{name}-peer"))?);
+    let addresses: Vec<String> = PEERS
+        .map(|peer| format!("{peer}/24"))
+        .into_iter()
+        .chain(PEERS6.map(|peer| format!("{peer}/64")))
+        .collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    lab.connect(&End::new(&node, "up0", &NODE), &End::new(&peer, "eth0", &addresses))?;
+    Ok((node, peer))
 }
 
 /// An import of everything from one table into another.
@@ -337,66 +319,13 @@ spec:
 /// bgpd's configuration on a [`node`].
 pub(crate) fn bgpd() -> String {
     format!(
-        "router bgp 65200\n no bgp ebgp-requires-policy\n neighbor {PEER} remote-as {PEER_AS}\n \
-         neighbor {PEER} passive\nexit\n"
+        "router bgp 65200\n no bgp ebgp-requires-policy\n neighbor {peer} remote-as {PEER_AS}\n \
+         neighbor {peer} passive\n address-family ipv6 unicast\n  neighbor {peer} activate\n exit-address-family\nexit\n",
+        peer = PEERS[0]
     )
 }
 
 /// The speaker behind a [`node`] that runs bgpd.
 pub(crate) fn speaker(peer: &Namespace) -> Result<bgp::Speaker> {
-    bgp::Speaker::establish(peer, "10.99.0.1:179".parse()?, PEER_AS, PEER)
-}
-
-/// The distribution's zebra, which learns the same routes by BGP.
-struct Zebra<'a> {
-    node: Namespace,
-    peer: Namespace,
-    lab: &'a Lab,
-    install: FrrInstall,
-    routes: Vec<Ipv4Net>,
-}
-
-impl<'a> Zebra<'a> {
-    fn new(lab: &'a Lab, routes: &[Ipv4Net]) -> Result<Self> {
-        let (node, peer) = node(lab, "zebra")?;
-        Ok(Self { node, peer, lab, install: FrrInstall::host()?, routes: routes.to_vec() })
-    }
-
-    /// A fresh zebra: the time of the insert, from the first to the last route in the kernel.
-    fn round(&self, report: &mut Report) -> Result<Duration> {
-        let options = FrrOptions { bgpd: bgpd(), ..FrrOptions::default() };
-        let frr = Frr::start(self.lab, &self.node, &self.install, options)?;
-        let pid = self.pid_of("zebra")?;
-        let mut speaker = speaker(&self.peer)?;
-        let mut insert = Duration::ZERO;
-        for direction in [Direction::Insert, Direction::Withdraw] {
-            let before = usage::of(pid)?;
-            let seen = timed("zebra", direction, self.routes.len(), || match direction {
-                Direction::Insert => speaker.announce(&self.routes),
-                Direction::Withdraw => speaker.withdraw(&self.routes),
-            })?;
-            let after = usage::of(pid)?;
-            verify(&self.node, 254, BGP_PROTOCOL, expected(direction, &self.routes))?;
-            // What bgpd does before is not zebra's.
-            let own = Seen { first: Duration::ZERO, last: seen.last.saturating_sub(seen.first) };
-            let took = Took { seen: own, cpu: after.cpu - before.cpu };
-            note(report, "zebra", direction, self.routes.len(), &took);
-            if direction == Direction::Insert {
-                insert = own.last;
-                report.add("zebra peak memory", "MiB", after.peak / MIB);
-            }
-        }
-        drop(speaker);
-        drop(frr);
-        Ok(insert)
-    }
-
-    fn pid_of(&self, name: &str) -> Result<u32> {
-        let pids = output(Command::new("ip").args(["netns", "pids", self.node.name()]))?;
-        let named = |pid: &&str| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-        };
-        let pid = pids.split_whitespace().find(named).with_context(|| format!("{name} does not run"))?;
-        Ok(pid.parse()?)
-    }
+    bgp::Speaker::establish(peer, "10.99.0.1:179".parse()?, PEER_AS, PEERS[0])
 }

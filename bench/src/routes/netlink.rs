@@ -12,7 +12,7 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// Bytes of a datagram: more brings nothing.
 const SEND: usize = 64 << 10;
-const RECEIVE: usize = 64 << 10;
+pub(crate) const RECEIVE: usize = 64 << 10;
 
 // include/uapi/linux/{netlink,rtnetlink}.h
 const NLMSG_ERROR: u16 = 2;
@@ -47,10 +47,12 @@ pub(crate) struct Into {
     pub(crate) nexthop: u32,
 }
 
-/// Which way.
+/// What to do with routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub(crate) enum Change {
     Insert,
+    /// Give them another nexthop.
+    Replace,
     Withdraw,
 }
 
@@ -69,17 +71,17 @@ impl Writer {
         Ok(Self { socket, buffer: Vec::with_capacity(2 * SEND) })
     }
 
-    /// Writes or deletes all routes.
+    /// Writes, replaces or deletes all routes.
     pub(crate) fn apply(
         &mut self,
-        direction: Direction,
+        change: Change,
         routes: &[impl Copy + std::convert::Into<IpNet>],
         into: Into,
     ) -> Result<()> {
         let mut last = 0;
         for route in routes {
             last = self.buffer.len();
-            encode(&mut self.buffer, direction, (*route).into(), into);
+            encode(&mut self.buffer, change, (*route).into(), into);
             if self.buffer.len() >= SEND {
                 self.flush(last)?;
             }
@@ -127,8 +129,7 @@ impl Writer {
         loop {
             let mut answer = Vec::with_capacity(RECEIVE);
             self.socket.recv_from(&mut answer, 0).context("netlink receive")?;
-            let mut at = 0;
-            while let (Some(length), Some(kind)) = (word32(&answer, at), word16(&answer, at + 4)) {
+            for kind in messages(&answer) {
                 match kind {
                     NLMSG_DONE => return Ok(count),
                     // A table that has never held a route does not exist.
@@ -136,16 +137,26 @@ impl Writer {
                     RTM_NEWROUTE => count += 1,
                     _ => {}
                 }
-                at += (length as usize).max(16).next_multiple_of(4);
             }
         }
     }
 }
 
-fn encode(out: &mut Vec<u8>, direction: Direction, route: IpNet, into: Into) {
-    let (kind, flags) = match direction {
-        Direction::Insert => (RTM_NEWROUTE, REQUEST | CREATE_EXCL),
-        Direction::Withdraw => (RTM_DELROUTE, REQUEST),
+/// The types of the messages of a datagram.
+pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (length, kind) = (word32(bytes, at)?, word16(bytes, at + 4)?);
+        at += (length as usize).max(16).next_multiple_of(4);
+        Some(kind)
+    })
+}
+
+fn encode(out: &mut Vec<u8>, change: Change, route: IpNet, into: Into) {
+    let (kind, flags) = match change {
+        Change::Insert => (RTM_NEWROUTE, REQUEST | CREATE_EXCL),
+        Change::Replace => (RTM_NEWROUTE, REQUEST | CREATE_REPLACE),
+        Change::Withdraw => (RTM_DELROUTE, REQUEST),
     };
     message(out, kind, flags, |out| {
         // Family, lengths, TOS, table (in the attribute), protocol, scope universe, type unicast, flags.
