@@ -100,7 +100,12 @@ impl Batch {
     fn append(&mut self, updates: &mut Vec<Update>, coalesce_from: usize) -> u64 {
         if self.updates.len() + updates.len() < coalesce_from && self.index.is_none() {
             self.heap_bytes += updates.iter().map(heap_bytes).sum::<usize>();
-            self.updates.append(updates);
+            if self.updates.is_empty() {
+                // The usual case, of a consumer that keeps up: nothing is copied.
+                std::mem::swap(&mut self.updates, updates);
+            } else {
+                self.updates.append(updates);
+            }
             return 0;
         }
         let mut dropped = 0;

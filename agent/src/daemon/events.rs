@@ -63,11 +63,10 @@ impl Agent {
                 self.engine.fpm_updates(&updates, now);
                 // A table that FRR writes is a table that nothing else may write.
                 self.todo.plan |= self.engine.rib().tables().len() != tables;
-                let nexthops = updates.iter().any(|update| matches!(update, zebra_fpm::Update::Nexthop(_)));
+                let nexthops = report::count_updates(&self.metrics, &updates) > 0;
                 self.todo.survey |= nexthops;
                 // Nexthops come with new sessions.
                 self.facts.ask_peers |= nexthops;
-                report::count_updates(&self.metrics, &updates);
             }
             Event::ReplayComplete { epoch, .. } => {
                 tracing::info!(%epoch, routes = self.engine.rib().len(), "FRR's replay is complete");

@@ -585,8 +585,8 @@ fn publish(agent: &Agent, counts: &Counts) {
     }
 }
 
-/// Counts what zebra sent.
-pub(super) fn count_updates(metrics: &Metrics, updates: &[Update]) {
+/// Counts what zebra sent; returns how many nexthop objects that were.
+pub(super) fn count_updates(metrics: &Metrics, updates: &[Update]) -> u64 {
     let mut kinds = [0u64; 5];
     for update in updates {
         let kind = match update {
@@ -605,6 +605,8 @@ pub(super) fn count_updates(metrics: &Metrics, updates: &[Update]) {
             metrics.fpm.updates.get_or_create(&Kind { kind }).inc_by(count);
         }
     }
+    let [_, _, nexthops, ..] = kinds;
+    nexthops
 }
 
 /// Counts what the kernel acknowledged and refused.

@@ -14,6 +14,8 @@ use crate::update::{Route, Update};
 
 /// Events that may wait, beside updates. New connections are turned away then.
 const MAX_EVENTS: usize = 256;
+/// Bytes of most frames: a route by nexthop id.
+const TYPICAL_FRAME: usize = 56;
 /// Feedback that may wait for zebra to read it: that of a million IPv4 routes.
 const MAX_FEEDBACK_BYTES: usize = 64 << 20;
 
@@ -105,8 +107,10 @@ impl Received {
         self.unknown_attributes += u64::from(frame.unknown_attributes);
     }
 
+    /// Bytes came, and with them most likely so many updates.
     pub(super) fn add_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        self.updates.reserve(bytes / TYPICAL_FRAME);
     }
 
     pub(super) fn has_frames(&self) -> bool {
