@@ -37,19 +37,25 @@ pub fn run(skb: Skb) -> i32 {
 #[inline(always)]
 fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, ethernet: &Ethernet, ip: &H) -> i32 {
     if iface.flags & IFACE_CHECK_MAC != 0 && ethernet.source != iface.mac {
-        count!(iface.slot, upper_device);
-        return NEXT;
+        return other(skb, iface);
     }
-    let Some(flow) = ip.replied(iface.zone) else {
-        let kind = packet::plain_kind(skb, H::L4, ip.proto());
-        if kind == Kind::Opener {
-            look_at(skb, iface, ip, kind);
+    let flow = match ip.replied(iface.zone) {
+        Some(flow) => {
+            if flow.reply_gate != maps::gate() {
+                look_at(skb, iface, ip, flow);
+            }
+            flow
         }
-        return NEXT;
+        None => {
+            let kind = packet::plain_kind(skb, H::L4, ip.proto());
+            // What belongs to no opener shall not cost another lookup.
+            if kind == Kind::Midflow && !ip.is_opener_recent() {
+                return NEXT;
+            }
+            let Some(flow) = unconfirmed(skb, iface, ip, kind) else { return NEXT };
+            flow
+        }
     };
-    if flow.reply_gate != maps::gate() {
-        look_at(skb, iface, ip, packet::plain_kind(skb, H::L4, ip.proto()));
-    }
     if flow.path == PATH_NODE || is_right(flow, iface, || ethernet.destination == flow.mac) {
         return NEXT;
     }
@@ -64,8 +70,26 @@ fn is_right(flow: &Flow, iface: &Iface, to_gateway: impl FnOnce() -> bool) -> bo
 
 /// What few packets need has stack of its own.
 #[inline(never)]
-fn look_at<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H, kind: Kind) {
-    learn::reply(&Packet::plain(skb, iface, &ip.reply(iface.zone), H::L4, ip.hops(), kind));
+fn look_at<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H, flow: &mut Flow) {
+    let kind = packet::kind_of(skb, H::L4, ip.proto());
+    learn::reply(&Packet::plain(skb, iface, &ip.reply(iface.zone), H::L4, ip.hops(), kind), flow);
+}
+
+/// The record of a packet whose flow is not in the flow table, or was not.
+#[inline(never)]
+fn unconfirmed<H: PlainHeader>(
+    skb: Skb,
+    iface: &'static Iface,
+    ip: &H,
+    kind: Kind,
+) -> Option<&'static mut Flow> {
+    let key = ip.reply(iface.zone);
+    let packet = Packet::plain(skb, iface, &key, H::L4, ip.hops(), kind);
+    let flow = key.find_opener();
+    if flow.is_none() {
+        learn::first_reply(&packet);
+    }
+    learn::next_reply(&packet, flow?)
 }
 
 #[inline(never)]
@@ -86,6 +110,10 @@ pub fn other(skb: Skb, iface: &'static Iface) -> i32 {
         count!(iface.slot, lost_fragments);
         return NEXT;
     }
+    if headers.kind == Kind::Error {
+        // It goes where the packet that it embeds came from: that one is the request.
+        headers.turn_round();
+    }
     if headers.family == 4 {
         parsed::<FlowKey4>(skb, iface, headers)
     } else {
@@ -96,29 +124,17 @@ pub fn other(skb: Skb, iface: &'static Iface) -> i32 {
 /// A packet that the slow parser read.
 #[inline(never)]
 fn parsed<K: FlowKey>(skb: Skb, iface: &'static Iface, headers: &Headers) -> i32 {
-    if headers.kind == Kind::Error {
-        // It goes where the packet that it embeds came from: that one is the request.
-        reply(skb, iface, headers, &K::request(headers, iface.zone))
-    } else {
-        reply(skb, iface, headers, &K::reply(headers, iface.zone))
-    }
-}
-
-/// A packet whose flow has this key.
-#[inline(never)]
-fn reply<K: FlowKey>(skb: Skb, iface: &'static Iface, headers: &Headers, key: &K) -> i32 {
-    let packet = Packet::parsed(skb, iface, key, headers);
-    let Some(flow) = key.find() else {
-        if headers.kind == Kind::Opener {
-            learn::reply(&packet);
-        }
+    let key = K::reply(headers, iface.zone);
+    let packet = Packet::parsed(skb, iface, &key, headers);
+    let Some(flow) = key.find_any() else {
+        learn::first_reply(&packet);
         return NEXT;
     };
     if headers.first_fragment {
         fragment::remember(iface, headers);
     }
     if flow.reply_gate != maps::gate() {
-        learn::reply(&packet);
+        learn::reply(&packet, flow);
     }
     if flow.path == PATH_NODE || is_right(flow, iface, || skb.destination_mac() == Some(flow.mac)) {
         return NEXT;

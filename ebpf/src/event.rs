@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use backtrail_ebpf_common::maps::{EVENT_UNPARSABLE, Event};
+use backtrail_ebpf_common::maps::{EVENT_UNPARSABLE, Event, EventBudget};
 use backtrail_ebpf_common::packet::Unparsed;
 
 use crate::family::FlowKey;
@@ -73,20 +73,10 @@ pub fn unparsable(ifindex: u32, why: Unparsed) {
 
 #[inline(always)]
 fn report(event: impl FnOnce() -> Event) {
-    let limit = maps::events();
-    if limit == 0 {
+    if maps::events() == 0 {
         return;
     }
-    let Some(budget) = maps::event_budget() else { return };
-    let gate = u32::from(maps::gate());
-    if budget.gate != gate {
-        budget.gate = gate;
-        budget.sent = 0;
-    }
-    if budget.sent >= limit {
-        budget.suppressed += 1;
-        return;
-    }
+    let Some(budget) = budget() else { return };
     let Some(mut entry) = EVENTS.reserve(0) else {
         budget.suppressed += 1;
         return;
@@ -94,4 +84,20 @@ fn report(event: impl FnOnce() -> Event) {
     budget.sent += 1;
     MaybeUninit::write(&mut entry, event());
     entry.submit(0);
+}
+
+/// The budget, if it has room in this gate.
+#[inline(never)]
+fn budget() -> Option<&'static mut EventBudget> {
+    let budget = maps::event_budget()?;
+    let gate = u32::from(maps::gate());
+    if budget.gate != gate {
+        budget.gate = gate;
+        budget.sent = 0;
+    }
+    if budget.sent < maps::events() {
+        return Some(budget);
+    }
+    budget.suppressed += 1;
+    None
 }

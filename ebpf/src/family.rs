@@ -6,7 +6,7 @@ use backtrail_ebpf_common::packet::{Headers, widen};
 use backtrail_ebpf_common::scope;
 
 use crate::listener;
-use crate::maps::{self, FLOWS, FLOWS6, NEVER, NEVER6, VIPS, VIPS6};
+use crate::maps::{self, FLOWS, FLOWS6, NEVER, NEVER6, OPENERS, OPENERS6, Records6, VIPS, VIPS6};
 use crate::skb::Skb;
 
 /// A flow key of one family.
@@ -20,10 +20,23 @@ pub trait FlowKey: Copy + Sized {
     fn reply(headers: &Headers, zone: u32) -> Self;
     /// The same with the ends exchanged.
     fn mirror(&self) -> Self;
-    /// The flow's record.
+    /// The flow's record in the flow table.
     fn find(&self) -> Option<&'static mut Flow>;
-    /// Stores a record; false when the table refuses it.
+    /// The record of a flow that its client has not confirmed yet.
+    fn find_opener(&self) -> Option<&'static mut Flow>;
+    /// Stores a record in the flow table; false when the table refuses it.
     fn store(&self, flow: &Flow) -> bool;
+    /// Stores the record of a flow that its client has yet to confirm.
+    fn open(&self, flow: &Flow) -> bool;
+    /// Moves the record of a flow, confirmed now, to the flow table; false when the table refuses it.
+    fn confirm(&self, flow: &Flow) -> bool;
+    /// Removes the record from the flow table; false when there is none.
+    fn forget(&self) -> bool;
+    /// The record in either table.
+    #[inline(always)]
+    fn find_any(&self) -> Option<&'static mut Flow> {
+        self.find().or_else(|| self.find_opener())
+    }
     /// IP protocol number.
     fn proto(&self) -> u8;
     /// Ports of client and service.
@@ -56,6 +69,8 @@ pub trait PlainHeader {
     fn request(&self, zone: u32) -> Self::Key;
     /// The key, if this is a reply.
     fn reply(&self, zone: u32) -> Self::Key;
+    /// Whether an opener that this is a reply to may have been seen lately.
+    fn is_opener_recent(&self) -> bool;
     /// The record of the flow that this is a request of.
     fn requested(&self, zone: u32) -> Option<&'static mut Flow>;
     /// The record of the flow that this is a reply of.
@@ -79,6 +94,11 @@ impl PlainHeader for Plain4 {
     #[inline(always)]
     fn reply(&self, zone: u32) -> FlowKey4 {
         self.reply(zone)
+    }
+
+    #[inline(always)]
+    fn is_opener_recent(&self) -> bool {
+        maps::is_opener_recent(self.reply_recent())
     }
 
     #[inline(always)]
@@ -118,13 +138,20 @@ impl PlainHeader for Plain6 {
     }
 
     #[inline(always)]
+    fn is_opener_recent(&self) -> bool {
+        maps::is_opener_recent(self.reply_recent())
+    }
+
+    #[inline(always)]
     fn requested(&self, zone: u32) -> Option<&'static mut Flow> {
-        record6(&self.request_digest(zone, maps::secret()?), |entry| self.is_request_of(entry))
+        let digest = self.request_digest(zone, maps::secret()?);
+        record6(&FLOWS6, &digest, |entry| self.is_request_of(entry))
     }
 
     #[inline(always)]
     fn replied(&self, zone: u32) -> Option<&'static mut Flow> {
-        record6(&self.reply_digest(zone, maps::secret()?), |entry| self.is_reply_of(entry))
+        let digest = self.reply_digest(zone, maps::secret()?);
+        record6(&FLOWS6, &digest, |entry| self.is_reply_of(entry))
     }
 
     #[inline(always)]
@@ -147,27 +174,67 @@ fn record(flow: *mut Flow) -> &'static mut Flow {
 }
 
 #[inline(never)]
+fn find_any4(key: &FlowKey4) -> Option<&'static mut Flow> {
+    key.find().or_else(|| key.find_opener())
+}
+
+#[inline(never)]
 fn find6(key: &FlowKey6) -> Option<&'static mut Flow> {
-    record6(&key.digest(maps::secret()?), |entry| entry.is_between(&key.client, &key.service))
+    record6(&FLOWS6, digest(key)?, |entry| entry.is_between(&key.client, &key.service))
+}
+
+#[inline(never)]
+fn find_opener6(key: &FlowKey6) -> Option<&'static mut Flow> {
+    record6(&OPENERS6, digest(key)?, |entry| entry.is_between(&key.client, &key.service))
+}
+
+/// Where a flow is in an IPv6 table, in scratch memory.
+#[inline(never)]
+fn digest(key: &FlowKey6) -> Option<&'static FlowDigest6> {
+    let digest = &mut maps::scratch6()?.digest;
+    *digest = key.digest(maps::secret()?);
+    Some(digest)
 }
 
 /// The record behind a digest, if it is the flow's that is looked for.
 #[inline(always)]
-fn record6(digest: &FlowDigest6, is_it: impl FnOnce(&Flow6) -> bool) -> Option<&'static mut Flow> {
-    let entry = FLOWS6.get_ptr_mut(digest)?;
+fn record6<const N: usize>(
+    table: &Records6<N>,
+    digest: &FlowDigest6,
+    is_it: impl FnOnce(&Flow6) -> bool,
+) -> Option<&'static mut Flow> {
+    let entry = table.get_ptr_mut(digest)?;
     // SAFETY: map memory outlives the program; the addresses of an entry change only with the flow that it is of.
     let entry = unsafe { &mut *entry };
     is_it(entry).then_some(&mut entry.flow)
 }
 
 /// The value is put together in scratch memory: it would be a fifth of the stack.
-#[inline(never)]
-fn store6(key: &FlowKey6, flow: &Flow) -> bool {
-    let (Some(secret), Some(entry)) = (maps::secret(), maps::scratch6()) else { return false };
+#[inline(always)]
+fn insert6<const N: usize>(table: &Records6<N>, key: &FlowKey6, flow: &Flow) -> bool {
+    let (Some(digest), Some(scratch)) = (digest(key), maps::scratch6()) else { return false };
+    let entry = &mut scratch.entry;
     entry.client = key.client;
     entry.service = key.service;
     entry.flow = *flow;
-    FLOWS6.insert(key.digest(secret), &*entry, 0).is_ok()
+    table.insert(digest, &*entry, 0).is_ok()
+}
+
+#[inline(never)]
+fn store6(key: &FlowKey6, flow: &Flow) -> bool {
+    insert6(&FLOWS6, key, flow)
+}
+
+#[inline(never)]
+fn open6(key: &FlowKey6, flow: &Flow) -> bool {
+    maps::note_opener(key.recent());
+    insert6(&OPENERS6, key, flow)
+}
+
+/// Removes a record; false when there is none.
+#[inline(always)]
+fn remove6<const N: usize>(table: &Records6<N>, key: &FlowKey6) -> bool {
+    digest(key).is_some_and(|digest| table.remove(digest).is_ok())
 }
 
 impl FlowKey for FlowKey4 {
@@ -194,8 +261,34 @@ impl FlowKey for FlowKey4 {
     }
 
     #[inline(always)]
+    fn find_opener(&self) -> Option<&'static mut Flow> {
+        OPENERS.get_ptr_mut(self).map(record)
+    }
+
+    #[inline(always)]
+    fn find_any(&self) -> Option<&'static mut Flow> {
+        find_any4(self)
+    }
+
+    #[inline(always)]
     fn store(&self, flow: &Flow) -> bool {
         FLOWS.insert(self, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn open(&self, flow: &Flow) -> bool {
+        maps::note_opener(self.recent());
+        OPENERS.insert(self, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn confirm(&self, flow: &Flow) -> bool {
+        self.store(flow) && OPENERS.remove(self).is_ok()
+    }
+
+    #[inline(always)]
+    fn forget(&self) -> bool {
+        FLOWS.remove(self).is_ok()
     }
 
     #[inline(always)]
@@ -268,8 +361,28 @@ impl FlowKey for FlowKey6 {
     }
 
     #[inline(always)]
+    fn find_opener(&self) -> Option<&'static mut Flow> {
+        find_opener6(self)
+    }
+
+    #[inline(always)]
     fn store(&self, flow: &Flow) -> bool {
         store6(self, flow)
+    }
+
+    #[inline(always)]
+    fn open(&self, flow: &Flow) -> bool {
+        open6(self, flow)
+    }
+
+    #[inline(always)]
+    fn confirm(&self, flow: &Flow) -> bool {
+        store6(self, flow) && remove6(&OPENERS6, self)
+    }
+
+    #[inline(always)]
+    fn forget(&self) -> bool {
+        remove6(&FLOWS6, self)
     }
 
     #[inline(always)]

@@ -45,7 +45,7 @@ fn plain<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H) {
 /// What few packets need has stack of its own.
 #[inline(never)]
 fn look_at<H: PlainHeader>(skb: Skb, iface: &'static Iface, ip: &H) {
-    let kind = packet::plain_kind(skb, H::L4, ip.proto());
+    let kind = packet::kind_of(skb, H::L4, ip.proto());
     learn::request(&Packet::plain(skb, iface, &ip.request(iface.zone), H::L4, ip.hops(), kind));
 }
 

@@ -1,4 +1,7 @@
 //! What is remembered of flows: openers that come in, openers that the node sends, and flows that move.
+//!
+//! A flow that a client opens is kept apart until it is confirmed: the client sends again after the node has answered, or the
+//! node goes on to send. Then it moves to the flow table. Openers that nobody follows up make room for each other only.
 
 use backtrail_ebpf_common::maps::{
     EVENT_LEARNED, FLOW_ADOPTED, FLOW_GATEWAY, FLOW_TRANSIT, Flow, IFACE_HAS_EXCEPT, IFACE_HAS_VIPS,
@@ -16,34 +19,65 @@ use crate::packet::Packet;
 /// The group of the tries that holds for every interface.
 const EVERY_INTERFACE: u32 = 0;
 
-/// A request whose flow is unknown here, or was not written in this gate.
+/// Ticks after which a service that goes on to send is one that its client listens to.
+const PERSISTENT: u32 = 2;
+
+/// A request whose flow is not in the flow table, or was not written in this gate.
 #[inline(never)]
 pub fn request<K: FlowKey>(packet: &Packet<'_, K>) {
     if !packet.skb.is_for_host() {
         return;
     }
     match packet.key.find() {
-        None => first_request(packet),
-        Some(flow) if flow.path == PATH_NODE => {
-            let now = maps::now();
-            if packet.kind == Kind::Opener && is_idle(flow, now, packet.key.proto()) {
-                return first_request(packet);
-            }
-            flow.seen = now;
-            flow.request_gate = maps::gate();
+        Some(flow) if is_void(packet, flow) => {
+            packet.key.forget();
+            first_request(packet);
         }
         Some(flow) => next_request(packet, flow),
+        None => unconfirmed_request(packet),
+    }
+}
+
+/// A request of a flow that is not confirmed yet, or unknown.
+#[inline(always)]
+fn unconfirmed_request<K: FlowKey>(packet: &Packet<'_, K>) {
+    let Some(flow) = packet.key.find_opener().filter(|flow| !is_void(packet, flow)) else {
+        return first_request(packet);
+    };
+    if flow.request_gate != maps::gate() || flow.ifindex != packet.iface.ifindex {
+        next_request(packet, flow);
+    }
+    if flow.replied != 0 && confirms(packet) && packet.key.confirm(flow) {
+        count!(packet.iface.slot, confirmed);
+    }
+}
+
+/// Whether a request takes over a record of the node's own: a client opens a flow where the node's was silent for long.
+#[inline(always)]
+fn is_void<K: FlowKey>(packet: &Packet<'_, K>, flow: &Flow) -> bool {
+    flow.path == PATH_NODE
+        && packet.kind == Kind::Opener
+        && is_idle(flow, maps::now(), packet.key.proto())
+}
+
+/// Whether a request shows that its sender got the node's answer: not an opener that is repeated, nor a host's that never asked.
+#[inline(always)]
+fn confirms<K: FlowKey>(packet: &Packet<'_, K>) -> bool {
+    match packet.kind {
+        Kind::Midflow => true,
+        Kind::Opener => packet.key.proto() != TCP && packet.key.proto() != SCTP,
+        _ => false,
     }
 }
 
 /// A request of a flow that was learned: the router in front, or the interface, may have changed, and a gateway have become
 /// known that was not when the flow was learned.
-#[inline(always)]
+#[inline(never)]
 fn next_request<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
     let iface = packet.iface;
     flow.seen = maps::now();
     flow.request_gate = maps::gate();
-    if !is_learned_here(iface, packet.key.proto()) {
+    if flow.path == PATH_NODE || !is_learned_here(iface, packet.key.proto()) {
         return;
     }
     let mac = source_mac(packet);
@@ -68,7 +102,7 @@ fn next_request<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
 }
 
 /// A request of an unknown flow.
-#[inline(always)]
+#[inline(never)]
 fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
     let Packet { iface, key, .. } = packet;
     let opener = packet.kind == Kind::Opener;
@@ -79,13 +113,13 @@ fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
         return count!(iface.slot, never);
     }
     // A reply to what the node, or a client by way of this node, asked.
-    if (!opener || key.proto() == UDP) && key.mirror().find().is_some() {
+    if (!opener || key.proto() == UDP) && key.mirror().find_any().is_some() {
         return;
     }
     if !is_in_scope(iface, *key) {
         return;
     }
-    if !opener && iface.flags & IFACE_HAS_VIPS == 0 && !key.has_listener(packet.skb) {
+    if !opener && !is_adopted(packet) {
         return count!(iface.slot, midflow);
     }
     let mac = source_mac(packet);
@@ -95,7 +129,10 @@ fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
     }
     let flags = gateway | if opener { 0 } else { FLOW_ADOPTED };
     let now = maps::now();
-    if !key.store(&Flow { path, ifindex: iface.ifindex, seen: now, flags, mac, ..blank(now) }) {
+    let flow = Flow { path, ifindex: iface.ifindex, seen: now, flags, mac, ..blank(now) };
+    // What is adopted has been confirmed long ago, as far as anybody can tell; its replies are looked for in the flow table only.
+    let stored = if opener { key.open(&flow) } else { key.store(&flow) };
+    if !stored {
         return count!(iface.slot, full);
     }
     count!(iface.slot, learned);
@@ -105,10 +142,16 @@ fn first_request<K: FlowKey>(packet: &Packet<'_, K>) {
     event::flow(*key, &Happened { kind: EVENT_LEARNED, ifindex: iface.ifindex, path_ifindex: iface.ifindex });
 }
 
-/// A reply, or an opener of the node's, whose flow is unknown or was not written in this gate.
+/// Whether TCP in mid-flow is taken up: what answers somebody belongs to a flow that was opened here.
+#[inline(always)]
+fn is_adopted<K: FlowKey>(packet: &Packet<'_, K>) -> bool {
+    packet.kind == Kind::Midflow
+        && (packet.iface.flags & IFACE_HAS_VIPS != 0 || packet.key.has_listener(packet.skb))
+}
+
+/// A reply, or an opener of the node's, whose flow was not written in this gate.
 #[inline(never)]
-pub fn reply<K: FlowKey>(packet: &Packet<'_, K>) {
-    let Some(flow) = packet.key.find() else { return first_reply(packet) };
+pub fn reply<K: FlowKey>(packet: &Packet<'_, K>, flow: &mut Flow) {
     let now = maps::now();
     // The node opens what was the client's flow: with UDP after a silence, for both may send at any time.
     let reopened =
@@ -125,15 +168,37 @@ pub fn reply<K: FlowKey>(packet: &Packet<'_, K>) {
     }
 }
 
-/// Out goes an opener without a record: the node's, or one that it forwards.
+/// A reply of a flow that is not confirmed yet; returns its record. TCP and SCTP send more than answers only when the client has
+/// shown that it is there; with UDP the client may only listen.
 #[inline(always)]
-fn first_reply<K: FlowKey>(packet: &Packet<'_, K>) {
+pub fn next_reply<K: FlowKey>(packet: &Packet<'_, K>, flow: &'static mut Flow) -> Option<&'static mut Flow> {
+    if flow.reply_gate != maps::gate() {
+        reply(packet, flow);
+    }
+    let confirms = match packet.kind {
+        Kind::Midflow => true,
+        Kind::Opener => packet.key.proto() == UDP && flow.replied.wrapping_sub(flow.born) >= PERSISTENT,
+        _ => false,
+    };
+    if !confirms || !packet.key.confirm(flow) {
+        return Some(flow);
+    }
+    let flow = packet.key.find()?;
+    if let Some(path) = maps::path(flow.path) {
+        count!(path.slot, confirmed);
+    }
+    Some(flow)
+}
+
+/// Out goes a packet without a record: maybe an opener, the node's or one that it forwards.
+#[inline(never)]
+pub fn first_reply<K: FlowKey>(packet: &Packet<'_, K>) {
     let Packet { iface, key, .. } = packet;
     if packet.kind != Kind::Opener || is_never(packet) || key.never(EVERY_INTERFACE).is_some() {
         return;
     }
     let now = maps::now();
-    if let Some(flow) = key.mirror().find() {
+    if let Some(flow) = key.mirror().find_any() {
         if iface.flags & IFACE_TRANSIT != 0 && flow.path != PATH_NODE && flow.ifindex != iface.ifindex {
             flow.path = PATH_NODE;
             flow.ifindex = 0;

@@ -8,17 +8,27 @@ use aya_ebpf::macros::btf_map;
 use backtrail_ebpf_common::maps as layout;
 use backtrail_ebpf_common::maps::{
     Counters, Event, EventBudget, Flow, Flow6, FlowDigest6, FlowKey4, Fragment, FragmentKey, Globals, Iface,
-    MacKey, Path, PortPrefix, Prefix4, Prefix6, SECRET,
+    MacKey, Path, PortPrefix, Prefix4, Prefix6, Recent, SECRET,
 };
 use backtrail_ebpf_common::packet::Headers;
 
 /// Prefixes in each trie.
 const PREFIXES: usize = 16_384;
 
+/// A table of IPv6 flows.
+pub type Records6<const N: usize> = LruHashMap<FlowDigest6, Flow6, N>;
+
 #[btf_map(name = "rp_flows")]
 pub static FLOWS: LruHashMap<FlowKey4, Flow, { layout::FLOWS as usize }> = LruHashMap::new();
 #[btf_map(name = "rp_flows6")]
-pub static FLOWS6: LruHashMap<FlowDigest6, Flow6, { layout::FLOWS as usize }> = LruHashMap::new();
+pub static FLOWS6: Records6<{ layout::FLOWS as usize }> = LruHashMap::new();
+#[btf_map(name = "rp_openers")]
+pub static OPENERS: LruHashMap<FlowKey4, Flow, { layout::openers(layout::FLOWS) as usize }> =
+    LruHashMap::new();
+#[btf_map(name = "rp_openers6")]
+pub static OPENERS6: Records6<{ layout::openers(layout::FLOWS) as usize }> = LruHashMap::new();
+#[btf_map(name = "rp_recent")]
+static RECENT: Array<Recent, { layout::RECENT as usize }> = Array::new();
 #[btf_map(name = "rp_fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 4096> = LruHashMap::new();
 #[btf_map(name = "rp_paths")]
@@ -53,9 +63,18 @@ static SCHEMA: Array<u32, 1> = Array::new();
 #[btf_map(name = "rp_scratch")]
 static SCRATCH: PerCpuArray<Headers, 1> = PerCpuArray::new();
 
-/// Where an entry of the IPv6 table is put together.
+/// A digest and an entry of an IPv6 table.
+#[repr(C)]
+pub struct Scratch6 {
+    /// Where the entry is, or goes.
+    pub digest: FlowDigest6,
+    /// What is stored.
+    pub entry: Flow6,
+}
+
+/// Where an entry of an IPv6 table is put together.
 #[btf_map(name = "rp_scratch6")]
-static SCRATCH6: PerCpuArray<Flow6, 1> = PerCpuArray::new();
+static SCRATCH6: PerCpuArray<Scratch6, 1> = PerCpuArray::new();
 
 /// This CPU's scratch memory.
 #[inline(always)]
@@ -65,9 +84,9 @@ pub fn scratch() -> Option<&'static mut Headers> {
     Some(unsafe { &mut *headers })
 }
 
-/// This CPU's scratch memory for an entry.
+/// This CPU's scratch memory for an entry of an IPv6 table.
 #[inline(always)]
-pub fn scratch6() -> Option<&'static mut Flow6> {
+pub fn scratch6() -> Option<&'static mut Scratch6> {
     let entry = SCRATCH6.get_ptr_mut(0)?;
     // SAFETY: as above.
     Some(unsafe { &mut *entry })
@@ -101,6 +120,34 @@ pub fn iface(ifindex: u32) -> Option<&'static Iface> {
         }
     }
     None
+}
+
+/// The gate of the last opener like a flow; see `backtrail_ebpf_common::maps::recent_index`.
+#[inline(always)]
+fn recent(flow: (u32, u16, u16)) -> Option<*mut u16> {
+    let (entry, place) = layout::recent_index(flow);
+    let entry = RECENT.get_ptr_mut(entry)?;
+    // SAFETY: map memory outlives the program; `place` is below four.
+    Some(unsafe { (&raw mut (*entry).gates).cast::<u16>().add(place & 3) })
+}
+
+/// Notes the opener of a flow.
+#[inline(always)]
+pub fn note_opener(flow: (u32, u16, u16)) {
+    if let Some(gate) = recent(flow) {
+        // SAFETY: in map memory. Whoever writes last is right.
+        unsafe { gate.write_volatile(self::gate()) }
+    }
+}
+
+/// Whether an opener of a flow may have been seen lately.
+#[inline(always)]
+pub fn is_opener_recent(flow: (u32, u16, u16)) -> bool {
+    recent(flow).is_some_and(|gate| {
+        // SAFETY: in map memory.
+        let then = unsafe { gate.read_volatile() };
+        self::gate().wrapping_sub(then) < layout::RECENT_GATES
+    })
 }
 
 /// The path of an id, if there is one.

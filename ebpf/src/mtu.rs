@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated as helpers;
 use backtrail_ebpf_common::maps::Path;
 use backtrail_ebpf_common::packet::{Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, Kind, TCP};
 
-use crate::NEXT;
+use crate::{NEXT, steer};
 use crate::family::FlowKey;
 use crate::maps::count;
 use crate::packet::Packet;
@@ -193,9 +193,7 @@ fn send<T>(skb: Skb, l3: u32, path: &Path, message: &T, ethertype: u16) -> Resul
         skb.push_ethernet()?;
     }
     if path.l2_length != 0 {
-        skb.store(0, &path.mac)?;
-        skb.store(6, &path.mac)?;
-        skb.store(12, &ethertype.to_be_bytes())?;
+        steer::address(skb, &path.mac, &path.mac, ethertype)?;
     }
     // SAFETY: a helper call with numbers.
     Ok(unsafe { helpers::bpf_redirect(path.ifindex, INGRESS) } as i32)

@@ -43,7 +43,13 @@ impl<'a, K: FlowKey> Packet<'a, K> {
 /// What a packet that the fast parser read is to its flow.
 #[inline(always)]
 pub fn plain_kind(skb: Skb, l4: u32, proto: u8) -> Kind {
-    kind(&Linear(skb), l4, proto).or_else(|_| kind(&skb, l4, proto)).unwrap_or(Kind::Midflow)
+    kind(&Linear(skb), l4, proto).unwrap_or_else(|_| kind_of(skb, l4, proto))
+}
+
+/// The same wherever the bytes are, as a call: for packets that are looked at more closely.
+#[inline(never)]
+pub fn kind_of(skb: Skb, l4: u32, proto: u8) -> Kind {
+    kind(&skb, l4, proto).unwrap_or(Kind::Midflow)
 }
 
 /// Bytes in the linear part only, without a helper call.

@@ -107,12 +107,18 @@ fn redirect<K: FlowKey>(
     }
     if path.l2_length != 0 {
         let ethertype = if K::FAMILY == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        skb.store(0, &flow.mac)?;
-        skb.store(6, &path.mac)?;
-        skb.store(12, &ethertype.to_be_bytes())?;
+        address(*skb, &flow.mac, &path.mac, ethertype)?;
     }
     // SAFETY: a helper call with numbers.
     Ok(unsafe { helpers::bpf_redirect(path.ifindex, 0) } as i32)
+}
+
+/// Writes an Ethernet header.
+#[inline(never)]
+pub fn address(skb: Skb, destination: &[u8; 6], source: &[u8; 6], ethertype: u16) -> Result<(), ()> {
+    skb.store(0, destination)?;
+    skb.store(6, source)?;
+    skb.store(12, &ethertype.to_be_bytes())
 }
 
 /// Redirects to a neighbour on a device; the kernel writes the L2 header and resolves the neighbour if it must.
@@ -129,7 +135,7 @@ pub fn to_neighbour(ifindex: u32, kind: u16, address: &[u8; 16]) -> i32 {
 }
 
 /// Takes off up to two VLAN tags: the target device has its own.
-#[inline(always)]
+#[inline(never)]
 fn untag(skb: Skb) -> Result<(), ()> {
     for _ in 0..2 {
         let ethertype = skb.link(0, false).ethertype;

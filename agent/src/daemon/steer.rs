@@ -268,7 +268,9 @@ impl Steerer {
 
     fn entries(&self) -> u64 {
         let maps = self.edge().and_then(|edge| edge.report().ok()).map(|status| status.maps);
-        let flows = maps.into_iter().flatten().filter(|map| map.name.starts_with("rp_flows"));
+        let flows = maps.into_iter().flatten();
+        let flows =
+            flows.filter(|map| map.name.starts_with("rp_flows") || map.name.starts_with("rp_openers"));
         flows.filter_map(|map| map.entries).sum()
     }
 

@@ -50,4 +50,5 @@ counters!(
     sink_forwarded,
     sink_dropped,
     failed,
+    confirmed,
 );

@@ -16,6 +16,8 @@ use super::{SteeringError, layout, object, sys};
 const MIN_BATCH: u32 = 64;
 /// IPPROTO_TCP
 const TCP: u32 = 6;
+/// IPPROTO_UDP
+const UDP: u32 = 17;
 /// IPPROTO_SCTP
 const SCTP: u32 = 132;
 
@@ -57,7 +59,7 @@ pub struct Expired {
     pub scanned: u64,
     /// Flows forgotten.
     pub removed: u64,
-    /// Both tables were looked at to their ends: the next call begins anew.
+    /// All tables were looked at to their ends: the next call begins anew.
     pub complete: bool,
 }
 
@@ -119,11 +121,37 @@ impl Entry for V6 {
     }
 }
 
-/// Where a walk through both tables stands.
+/// The tables, in the order of a walk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// `rp_flows`
+    #[default]
+    Flows4,
+    /// `rp_flows6`
+    Flows6,
+    /// `rp_openers`
+    Openers4,
+    /// `rp_openers6`
+    Openers6,
+}
+
+impl Place {
+    const ALL: [Self; 4] = [Self::Flows4, Self::Flows6, Self::Openers4, Self::Openers6];
+
+    fn next(self) -> Option<Self> {
+        Self::ALL.into_iter().find(|place| *place > self)
+    }
+
+    /// Whether its flows were confirmed by their clients.
+    fn is_confirmed(self) -> bool {
+        self < Self::Openers4
+    }
+}
+
+/// Where a walk through all tables stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Position {
-    /// In the second table, IPv6.
-    second: bool,
+    place: Place,
     /// Where the next batch begins; `None`: at the beginning.
     token: Option<u32>,
 }
@@ -132,20 +160,20 @@ impl Position {
     /// 0 is the beginning.
     fn to_cursor(self) -> u64 {
         let begun = u64::from(self.token.is_some());
-        u64::from(self.second) << 33 | begun << 32 | u64::from(self.token.unwrap_or_default())
+        (self.place as u64) << 33 | begun << 32 | u64::from(self.token.unwrap_or_default())
     }
 
     fn from_cursor(cursor: u64) -> Self {
         let token = u32::try_from(cursor & u64::from(u32::MAX)).ok();
-        Self { second: cursor >> 33 & 1 == 1, token: token.filter(|_| cursor >> 32 & 1 == 1) }
+        let place = Place::ALL.into_iter().find(|place| *place as u64 == cursor >> 33 & 3);
+        Self { place: place.unwrap_or_default(), token: token.filter(|_| cursor >> 32 & 1 == 1) }
     }
 
-    /// After a batch whose end is `next`; `None` after the last of the second table.
+    /// After a batch whose end is `next`; `None` after the last of the last table.
     fn after(self, next: Option<u32>) -> Option<Self> {
-        match (next, self.second) {
-            (Some(token), second) => Some(Self { second, token: Some(token) }),
-            (None, false) => Some(Self { second: true, token: None }),
-            (None, true) => None,
+        match next {
+            Some(token) => Some(Self { token: Some(token), ..self }),
+            None => Some(Self { place: self.place.next()?, token: None }),
         }
     }
 }
@@ -154,6 +182,8 @@ impl Position {
 pub(super) struct Tables<'a> {
     pub(super) flows4: &'a MapData,
     pub(super) flows6: &'a MapData,
+    pub(super) openers4: &'a MapData,
+    pub(super) openers6: &'a MapData,
     pub(super) globals: Globals,
 }
 
@@ -162,7 +192,7 @@ impl Tables<'_> {
         idle_limit(protocol, &self.globals)
     }
 
-    /// About `limit` flows from a cursor on (0: the beginning).
+    /// About `limit` flows from a cursor on (0: the beginning), confirmed ones first.
     pub(super) fn page(
         &self,
         cursor: u64,
@@ -173,10 +203,12 @@ impl Tables<'_> {
         let mut flows = Vec::new();
         loop {
             let room = limit.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
-            let next = if position.second {
-                list::<V6>(self.flows6, position.token, room, &gateway, &mut flows)?
-            } else {
-                list::<V4>(self.flows4, position.token, room, &gateway, &mut flows)?
+            let (token, page) = (position.token, &mut flows);
+            let next = match position.place {
+                Place::Flows4 => list::<V4>(self.flows4, token, room, &gateway, page)?,
+                Place::Flows6 => list::<V6>(self.flows6, token, room, &gateway, page)?,
+                Place::Openers4 => list::<V4>(self.openers4, token, room, &gateway, page)?,
+                Place::Openers6 => list::<V6>(self.openers6, token, room, &gateway, page)?,
             };
             let Some(after) = position.after(next) else { return Ok(FlowPage { flows, next: None }) };
             position = after;
@@ -199,14 +231,21 @@ impl Tables<'_> {
             (IpAddr::V4(client), IpAddr::V4(service)) => {
                 let (client, service) = (client.octets(), service.octets());
                 let key = FlowKey4 { client, service, client_port, service_port, proto, zone, reserved: 0 };
-                let found = lookup::<V4>(self.flows4, &key)?;
+                let found = match lookup::<V4>(self.flows4, &key)? {
+                    None => lookup::<V4>(self.openers4, &key)?,
+                    found => found,
+                };
                 Ok(found.map(|value| listed::<V4>(&key, &value, &gateway)))
             }
             (IpAddr::V6(client), IpAddr::V6(service)) => {
                 let (client, service) = (client.octets(), service.octets());
                 let key = FlowKey6 { client, service, client_port, service_port, proto, zone, reserved: 0 };
                 let key = key.digest(&self.globals.secret);
-                let found = lookup::<V6>(self.flows6, &key)?.filter(|it| it.is_between(&client, &service));
+                let is_it = |it: &Flow6| it.is_between(&client, &service);
+                let found = match lookup::<V6>(self.flows6, &key)?.filter(is_it) {
+                    None => lookup::<V6>(self.openers6, &key)?.filter(is_it),
+                    found => found,
+                };
                 Ok(found.map(|value| listed::<V6>(&key, &value, &gateway)))
             }
             _ => Ok(None),
@@ -297,22 +336,25 @@ fn is_expired(protocol: u32, flow: &Flow, now: u32, globals: &Globals) -> bool {
     limit != 0 && idle(flow, now) > limit
 }
 
-/// A walk through both tables that forgets idle flows and sees which paths are in use.
+/// A walk through all tables that forgets idle flows and sees which paths are in use.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     position: Position,
     /// Retired paths when the walk began: only of these can it say that no flow holds them.
     candidates: BTreeSet<u32>,
     in_use: BTreeSet<u32>,
-    counts: (u64, u64),
+    counts: Counts,
 }
+
+/// Entries of the tables, in the order of [`Place`].
+pub(super) type Counts = [u64; 4];
 
 /// What a whole walk found.
 pub(super) struct Swept {
     /// Retired paths that no flow holds.
     pub(super) unused: Vec<u32>,
-    /// Entries of the IPv4 and of the IPv6 table.
-    pub(super) counts: (u64, u64),
+    /// Entries of each table.
+    pub(super) counts: Counts,
 }
 
 impl Sweep {
@@ -331,10 +373,11 @@ impl Sweep {
         let mut expired = Expired::default();
         loop {
             let room = u32::try_from(u64::from(budget).saturating_sub(expired.scanned)).unwrap_or(u32::MAX);
-            let next = if self.position.second {
-                self.part::<V6>(tables.flows6, tables, room, &mut expired, watch)?
-            } else {
-                self.part::<V4>(tables.flows4, tables, room, &mut expired, watch)?
+            let next = match self.position.place {
+                Place::Flows4 => self.part::<V4>(tables.flows4, tables, room, &mut expired, watch)?,
+                Place::Flows6 => self.part::<V6>(tables.flows6, tables, room, &mut expired, watch)?,
+                Place::Openers4 => self.part::<V4>(tables.openers4, tables, room, &mut expired, watch)?,
+                Place::Openers6 => self.part::<V6>(tables.openers6, tables, room, &mut expired, watch)?,
             };
             let Some(position) = self.position.after(next) else {
                 expired.complete = true;
@@ -360,10 +403,13 @@ impl Sweep {
     ) -> Result<Option<u32>, SteeringError> {
         let batch = read::<E>(table, self.position.token, room)?;
         let now = maps::ticks(sys::coarse_nanoseconds());
+        let confirmed = self.position.place.is_confirmed();
         let mut stale = Vec::new();
         for (key, value) in &batch.entries {
             let flow = E::flow(value);
-            if is_expired(E::protocol(key), flow, now, &tables.globals) {
+            // What its client has not confirmed is no connection yet: there is none to be kept over hours of silence.
+            let protocol = if confirmed { E::protocol(key) } else { UDP };
+            if is_expired(protocol, flow, now, &tables.globals) {
                 stale.push(*key);
             } else {
                 self.in_use.insert(flow.path);
@@ -371,10 +417,12 @@ impl Sweep {
         }
         sys::delete_batch(table.fd().as_fd(), &stale)
             .map_err(|source| SteeringError::System { call: "forgetting idle flows", source })?;
-        watch.add::<E>(&batch.entries, |value| last_packet(E::flow(value)));
-        let kept = (batch.entries.len() - stale.len()) as u64;
-        let count = if self.position.second { &mut self.counts.1 } else { &mut self.counts.0 };
-        *count += kept;
+        if confirmed {
+            watch.add::<E>(&batch.entries, |value| last_packet(E::flow(value)));
+        }
+        if let Some(count) = self.counts.get_mut(self.position.place as usize) {
+            *count += (batch.entries.len() - stale.len()) as u64;
+        }
         expired.scanned += batch.entries.len() as u64;
         expired.removed += stale.len() as u64;
         Ok(batch.next)
@@ -388,21 +436,20 @@ mod tests {
     #[test]
     fn cursors_are_read_back_and_zero_is_the_beginning() {
         assert_eq!(Position::from_cursor(0), Position::default());
-        for second in [false, true] {
+        for place in Place::ALL {
             for token in [None, Some(0), Some(7), Some(u32::MAX)] {
-                let position = Position { second, token };
+                let position = Position { place, token };
                 assert_eq!(Position::from_cursor(position.to_cursor()), position);
             }
         }
     }
 
     #[test]
-    fn a_walk_visits_both_tables() {
+    fn a_walk_visits_all_tables() {
         let begin = Position::default();
-        assert_eq!(begin.after(Some(3)), Some(Position { second: false, token: Some(3) }));
-        let second = begin.after(None).expect("the second table");
-        assert!(second.second && second.token.is_none());
-        assert_eq!(second.after(None), None);
+        assert_eq!(begin.after(Some(3)), Some(Position { place: Place::Flows4, token: Some(3) }));
+        let ends = std::iter::successors(Some(begin), |position| position.after(None));
+        assert_eq!(ends.map(|position| position.place).collect::<Vec<_>>(), Place::ALL);
     }
 
     #[test]

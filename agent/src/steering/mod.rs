@@ -42,7 +42,7 @@ pub use report::{Attachment, MapReport, ProgramReport, SteeringReport, SteeringS
 
 use crate::plan::steering::SteeringPlan;
 use attach::{Attached, Place};
-use flows::{Sweep, Tables};
+use flows::{Counts, Sweep, Tables};
 use layout::{Layout, Numbers};
 use object::Loaded;
 use pins::{Folder, Pin};
@@ -73,8 +73,8 @@ pub struct Steering {
     numbers: Numbers,
     sweep: Sweep,
     watch: Watch,
-    /// Entries of the two flow tables, when they were last counted.
-    counts: (u64, u64),
+    /// Entries of the tables of flows, when they were last counted.
+    counts: Counts,
     /// Names of the plan's interfaces, by ifindex.
     names: BTreeMap<u32, String>,
     /// Places that the last plan wants programs in.
@@ -117,7 +117,7 @@ impl Steering {
             numbers,
             sweep: Sweep::default(),
             watch: Watch::default(),
-            counts: (0, 0),
+            counts: Counts::default(),
             names: BTreeMap::new(),
             wanted: 0,
             next_reorder: None,
@@ -319,7 +319,7 @@ impl Steering {
 
     fn tables(&self) -> Tables<'_> {
         let maps = &self.loaded.maps;
-        Tables { flows4: &maps.flows4, flows6: &maps.flows6, globals: self.globals() }
+        maps.tables(self.globals())
     }
 
     /// A page of the flow tables: from `cursor` (0, or [`FlowPage::next`]) about `limit` flows, no fewer than a
@@ -391,9 +391,7 @@ impl Steering {
     /// # Errors
     /// The kernel refused a read or a deletion.
     pub fn expire(&mut self, budget: u32) -> Result<Expired, SteeringError> {
-        let maps = &self.loaded.maps;
-        let globals = self.globals();
-        let tables = Tables { flows4: &maps.flows4, flows6: &maps.flows6, globals };
+        let tables = self.loaded.maps.tables(self.globals());
         let (expired, swept) = self.sweep.step(&tables, self.numbers.retired(), budget, &mut self.watch)?;
         if let Some(swept) = swept {
             self.counts = swept.counts;

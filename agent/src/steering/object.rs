@@ -11,7 +11,7 @@ use backtrail_ebpf_common::maps::{
 };
 
 use super::SteeringError;
-use super::flows::{Entry, V4, V6};
+use super::flows::{Entry, Tables, V4, V6};
 use super::pins::{Folder, OLD};
 use super::sys;
 use super::table::{Table, Zero};
@@ -79,6 +79,16 @@ pub(super) struct Maps {
     pub(super) event_budget: PerCpuArray<MapData, EventBudget>,
     pub(super) flows4: MapData,
     pub(super) flows6: MapData,
+    pub(super) openers4: MapData,
+    pub(super) openers6: MapData,
+}
+
+impl Maps {
+    /// The tables of flows, with what is needed to judge them.
+    pub(super) fn tables(&self, globals: Globals) -> Tables<'_> {
+        let Self { flows4, flows6, openers4, openers6, .. } = self;
+        Tables { flows4, flows6, openers4, openers6, globals }
+    }
 }
 
 /// Programs and maps in the kernel.
@@ -119,13 +129,13 @@ fn move_aside(folder: &Folder, object: &[u8], flow_entries: u32) -> Result<Vec<&
     for name in names::ALL {
         let definition = parsed.maps.get(name).ok_or(SteeringError::Object { kind: "map", name })?;
         let Ok(pinned) = MapInfo::from_pin(folder.path(name)) else { continue };
-        let is_flows = name == names::FLOWS || name == names::FLOWS6;
-        let entries = if is_flows { flow_entries } else { definition.max_entries() };
+        let configured = configured_entries(name, flow_entries);
+        let entries = configured.unwrap_or(definition.max_entries());
         let same = pinned.key_size() == definition.key_size()
             && pinned.value_size() == definition.value_size()
             && pinned.map_flags() == definition.map_flags()
             && pinned.map_type().is_ok_and(|kind| kind as u32 == definition.map_type());
-        other_layout |= !same || !is_flows && pinned.max_entries() != entries;
+        other_layout |= !same || configured.is_none() && pinned.max_entries() != entries;
         if pinned.max_entries() != entries {
             other_size.push(name);
         }
@@ -138,6 +148,15 @@ fn move_aside(folder: &Folder, object: &[u8], flow_entries: u32) -> Result<Vec<&
         folder.rename(name, &format!("{OLD}{name}"))?;
     }
     Ok(moved)
+}
+
+/// Entries of a table whose size is configured, by the entries of a flow table.
+fn configured_entries(name: &str, flow_entries: u32) -> Option<u32> {
+    match name {
+        names::FLOWS | names::FLOWS6 => Some(flow_entries),
+        names::OPENERS | names::OPENERS6 => Some(maps::openers(flow_entries)),
+        _ => None,
+    }
 }
 
 /// Whether the pinned maps have this version, or nothing is pinned.
@@ -155,8 +174,10 @@ fn load_pinned(folder: &Folder, object: &[u8], flow_entries: u32) -> Result<Load
     loader.btf(None);
     for name in names::ALL {
         loader.map_pin_path(name, folder.path(name));
+        if let Some(entries) = configured_entries(name, flow_entries) {
+            loader.map_max_entries(name, entries);
+        }
     }
-    loader.map_max_entries(names::FLOWS, flow_entries).map_max_entries(names::FLOWS6, flow_entries);
     let gate_shift = maps::gate_shift(sys::timer_hz());
     loader.override_global(maps::GATE_SHIFT, &gate_shift, true);
     let mut ebpf = loader.load(object).map_err(Box::new)?;
@@ -205,6 +226,8 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<Maps, SteeringError> {
         event_budget: take(ebpf, names::EVENT_BUDGET)?,
         flows4: take_flows(ebpf, names::FLOWS)?,
         flows6: take_flows(ebpf, names::FLOWS6)?,
+        openers4: take_flows(ebpf, names::OPENERS)?,
+        openers6: take_flows(ebpf, names::OPENERS6)?,
     })
 }
 
@@ -238,7 +261,9 @@ pub(super) fn copy_old_flows(folder: &Folder, maps: &Maps) -> Result<(), Steerin
         return Ok(());
     }
     copy_table::<V4>(folder, names::FLOWS, &maps.flows4)?;
-    copy_table::<V6>(folder, names::FLOWS6, &maps.flows6)
+    copy_table::<V6>(folder, names::FLOWS6, &maps.flows6)?;
+    copy_table::<V4>(folder, names::OPENERS, &maps.openers4)?;
+    copy_table::<V6>(folder, names::OPENERS6, &maps.openers6)
 }
 
 /// Another handle of a map. By its descriptor: by its id it takes CAP_SYS_ADMIN, which the agent does not have.

@@ -150,8 +150,10 @@ impl Steering {
     fn entries(&self, name: &str) -> Option<u64> {
         let maps = &self.loaded.maps;
         let known = match name {
-            names::FLOWS => return Some(self.counts.0),
-            names::FLOWS6 => return Some(self.counts.1),
+            names::FLOWS => return self.counts.first().copied(),
+            names::FLOWS6 => return self.counts.get(1).copied(),
+            names::OPENERS => return self.counts.get(2).copied(),
+            names::OPENERS6 => return self.counts.get(3).copied(),
             names::IFACES => maps.ifaces.content().len(),
             names::PATHS => maps.paths.content().len(),
             names::MACS => maps.macs.content().len(),

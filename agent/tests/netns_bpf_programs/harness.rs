@@ -46,6 +46,9 @@ pub(crate) const GLOBALS: Globals = Globals {
     secret: [0xdead_beef, 2, 3, 0x8000_0000, 5, 6, u32::MAX, 8],
 };
 
+const FLOW_TABLES: [&str; 2] = [maps::names::FLOWS, maps::names::FLOWS6];
+const OPENER_TABLES: [&str; 2] = [maps::names::OPENERS, maps::names::OPENERS6];
+
 /// Offsets in `struct __sk_buff`.
 mod skb {
     pub(super) const IFINDEX: usize = 40;
@@ -226,25 +229,42 @@ impl Node<'_> {
         }
     }
 
-    /// What the programs know of a flow; ports in host order.
+    /// What the programs know of a flow, confirmed or not; ports in host order.
     pub(crate) fn flow(&self, pair: &Pair, ports: (u16, u16), proto: u32) -> Option<Flow> {
         self.flow_in(0, pair, ports, proto)
     }
 
     /// The same in a zone.
     pub(crate) fn flow_in(&self, zone: u32, pair: &Pair, ports: (u16, u16), proto: u32) -> Option<Flow> {
+        let confirmed = self.record(FLOW_TABLES, zone, pair, ports, proto);
+        confirmed.or_else(|| self.record(OPENER_TABLES, zone, pair, ports, proto))
+    }
+
+    /// Whether a TCP flow is in the flow table.
+    pub(crate) fn is_confirmed(&self, pair: &Pair, ports: (u16, u16)) -> bool {
+        self.record(FLOW_TABLES, 0, pair, ports, 6).is_some()
+    }
+
+    fn record(
+        &self,
+        tables: [&str; 2],
+        zone: u32,
+        pair: &Pair,
+        ports: (u16, u16),
+        proto: u32,
+    ) -> Option<Flow> {
         let (client_port, service_port) = ports;
         match (pair.client, pair.service) {
             (IpAddr::V4(client), IpAddr::V4(service)) => {
                 let (client, service) = (client.octets(), service.octets());
                 let key = FlowKey4 { client, service, client_port, service_port, proto, zone, reserved: 0 };
-                let map = self.ebpf.map(maps::names::FLOWS).unwrap();
+                let map = self.ebpf.map(tables[0]).unwrap();
                 BpfHashMap::<_, FlowKey4, Flow>::try_from(map).unwrap().get(&key, 0).ok()
             }
             (IpAddr::V6(client), IpAddr::V6(service)) => {
                 let (client, service) = (client.octets(), service.octets());
                 let key = FlowKey6 { client, service, client_port, service_port, proto, zone, reserved: 0 };
-                let map = self.ebpf.map(maps::names::FLOWS6).unwrap();
+                let map = self.ebpf.map(tables[1]).unwrap();
                 let map = BpfHashMap::<_, FlowDigest6, Flow6>::try_from(map).unwrap();
                 map.get(&key.digest(&GLOBALS.secret), 0)
                     .ok()
@@ -255,12 +275,14 @@ impl Node<'_> {
         }
     }
 
-    /// Flows of both families.
+    /// Flows of both families, confirmed or not.
     pub(crate) fn flow_count(&self) -> usize {
-        let v4 = self.ebpf.map(maps::names::FLOWS).unwrap();
-        let v6 = self.ebpf.map(maps::names::FLOWS6).unwrap();
-        BpfHashMap::<_, FlowKey4, Flow>::try_from(v4).unwrap().keys().count()
-            + BpfHashMap::<_, FlowDigest6, Flow6>::try_from(v6).unwrap().keys().count()
+        let counts = [FLOW_TABLES, OPENER_TABLES].map(|[v4, v6]| {
+            let (v4, v6) = (self.ebpf.map(v4).unwrap(), self.ebpf.map(v6).unwrap());
+            BpfHashMap::<_, FlowKey4, Flow>::try_from(v4).unwrap().keys().count()
+                + BpfHashMap::<_, FlowDigest6, Flow6>::try_from(v6).unwrap().keys().count()
+        });
+        counts.iter().sum()
     }
 
     /// Bytes that a map takes in the kernel.
@@ -360,7 +382,9 @@ impl Node<'_> {
 fn load(entries: u32) -> Ebpf {
     let other = std::env::var_os("BACKTRAIL_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
     let mut loader = aya::EbpfLoader::new();
-    loader.map_max_entries(maps::names::FLOWS, entries).map_max_entries(maps::names::FLOWS6, entries);
+    for (table, openers) in FLOW_TABLES.into_iter().zip(OPENER_TABLES) {
+        loader.map_max_entries(table, entries).map_max_entries(openers, maps::openers(entries));
+    }
     let mut ebpf = loader.load(other.as_deref().unwrap_or(backtrail_ebpf_common::OBJECT)).unwrap();
     for name in [maps::programs::INGRESS, maps::programs::EGRESS, maps::programs::SINK] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();

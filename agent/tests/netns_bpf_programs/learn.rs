@@ -351,3 +351,61 @@ fn zones_never_meet() {
         }
     });
 }
+
+/// What shows that a client is there, and what does not.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_flow_is_confirmed_by_who_got_an_answer() {
+    Node::run(|node| {
+        for pair in PAIRS {
+            let request = |port, flags| pair.request(frames::tcp(port, 80, flags));
+            let reply = |port, flags| pair.reply(frames::tcp(80, port, flags));
+            let is_confirmed = |node: &Node<'_>, port| node.is_confirmed(&pair, (port, 80));
+            node.ingress("good", &request(40_000, frames::SYN));
+            // Unanswered; and what follows the answer is the opener again, or the word of somebody who never asked.
+            node.ingress("good", &request(40_000, frames::ACK));
+            assert_eq!(node.egress("bad", &reply(40_000, frames::SYN_ACK)), REDIRECT);
+            for flags in [frames::SYN, frames::RST] {
+                node.ingress("good", &request(40_000, flags));
+            }
+            assert!(!is_confirmed(node, 40_000));
+            node.ingress("good", &request(40_000, frames::ACK));
+            assert!(is_confirmed(node, 40_000));
+            // A refusal confirms nothing; TCP that sends more than answers does, even without a word of the client's.
+            node.ingress("good", &request(40_001, frames::SYN));
+            assert_eq!(node.egress("bad", &reply(40_001, frames::RST)), REDIRECT);
+            assert!(!is_confirmed(node, 40_001));
+            assert_eq!(node.egress("bad", &reply(40_001, frames::ACK)), REDIRECT);
+            assert!(is_confirmed(node, 40_001));
+            assert_eq!(node.egress("bad", &reply(40_001, frames::ACK)), REDIRECT);
+        }
+        assert_eq!(node.count(GOOD, |c| c.confirmed), 4);
+        assert_eq!(node.flow_count(), 4, "a record is in one table only");
+    });
+}
+
+/// UDP is confirmed by the request after an answer, or by a service that goes on to send.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn udp_is_confirmed_by_a_second_request_or_a_steady_service() {
+    Node::run(|node| {
+        let confirmed =
+            |node: &Node<'_>| node.count(GOOD, |c| c.confirmed) + node.count(BAD, |c| c.confirmed);
+        for (before, pair) in [0, 2].into_iter().zip(PAIRS) {
+            for port in [4000, 4001] {
+                node.ingress("good", &pair.request(frames::udp(port, 53)));
+                node.ingress("good", &pair.request(frames::udp(port, 53)));
+                assert_eq!(node.egress("bad", &pair.reply(frames::udp(53, port))), REDIRECT);
+            }
+            assert_eq!(confirmed(node), before);
+            node.ingress("good", &pair.request(frames::udp(4000, 53)));
+            assert_eq!(confirmed(node), before + 1);
+            backtrail_lab::wait_until(std::time::Duration::from_secs(30), "the service is steady", || {
+                assert_eq!(node.egress("bad", &pair.reply(frames::udp(53, 4001))), REDIRECT);
+                confirmed(node) == before + 2
+            })
+            .unwrap();
+        }
+        assert_eq!(node.flow_count(), 4, "a record is in one table only");
+    });
+}

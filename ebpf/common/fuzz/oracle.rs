@@ -52,7 +52,7 @@ pub(crate) fn disagreement(ip: &[u8]) -> Option<String> {
     let theirs = tuple(ip)?;
     match bare(ip) {
         Err(Unparsed::TooDeep) => None,
-        Ok(headers) if matches!(headers.kind, Kind::Opener | Kind::Midflow) => {
+        Ok(headers) if matches!(headers.kind, Kind::Opener | Kind::Midflow | Kind::Answer) => {
             let ports = (headers.source_port, headers.destination_port);
             let ours: Tuple = (headers.source, headers.destination, headers.proto, ports);
             (ours != theirs).then(|| format!("{ours:?} is {theirs:?}"))

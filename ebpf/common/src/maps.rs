@@ -12,6 +12,10 @@ pub mod names {
     pub const FLOWS: &str = "rp_flows";
     /// LRU hash [`FlowDigest6`](super::FlowDigest6) → [`Flow6`](super::Flow6).
     pub const FLOWS6: &str = "rp_flows6";
+    /// As `rp_flows`, for flows that a client has opened and not yet confirmed: see [`openers`](super::openers).
+    pub const OPENERS: &str = "rp_openers";
+    /// As `rp_flows6`, for flows that a client has opened and not yet confirmed.
+    pub const OPENERS6: &str = "rp_openers6";
     /// Array of [`PATHS`](super::PATHS) [`Path`](super::Path), indexed by path id.
     pub const PATHS: &str = "rp_paths";
     /// Per-CPU array of [`SLOTS`](super::SLOTS) [`Counters`](super::Counters), indexed by interface slot.
@@ -30,6 +34,8 @@ pub mod names {
     pub const NEVER6: &str = "rp_never6";
     /// LPM trie, data [`PortPrefix`](super::PortPrefix): service ports that are never learned → 1 (`u32`).
     pub const PORTS: &str = "rp_ports";
+    /// Array of [`RECENT`](super::RECENT) [`Recent`](super::Recent); the programs' own.
+    pub const RECENT: &str = "rp_recent";
     /// LRU hash [`FragmentKey`](super::FragmentKey) → [`Fragment`](super::Fragment); the programs' own.
     pub const FRAGMENTS: &str = "rp_fragments";
     /// Ring buffer of [`EVENT_BYTES`](super::EVENT_BYTES): [`Event`](super::Event).
@@ -42,9 +48,12 @@ pub mod names {
     pub const SCHEMA: &str = "rp_schema";
 
     /// All of them.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 19] = [
         FLOWS,
         FLOWS6,
+        OPENERS,
+        OPENERS6,
+        RECENT,
         PATHS,
         COUNTERS,
         IFACES,
@@ -82,6 +91,40 @@ pub const IFACES: u32 = 1024;
 pub const IFACE_PROBES: u32 = 4;
 /// Entries of `rp_flows` and `rp_flows6` unless the loader says otherwise.
 pub const FLOWS: u32 = 262_144;
+
+/// Entries of `rp_openers` and `rp_openers6` beside flow tables of so many entries: a quarter.
+///
+/// A flow stays there until it is confirmed. So openers that nobody follows up, as those of a flood from forged addresses,
+/// make room for each other and never cost a flow in use.
+#[inline(always)]
+#[must_use]
+pub const fn openers(flows: u32) -> u32 {
+    if flows < 4 * 1024 { 1024 } else { flows / 4 }
+}
+
+/// Entries of `rp_recent`, a power of two: a mebibyte.
+pub const RECENT: u32 = 1 << 17;
+/// Gates for which an opener counts as recent.
+pub const RECENT_GATES: u16 = 8;
+
+/// When openers were last seen, four by four: a packet that is in no flow table is looked for among the openers only where
+/// there was one. What the gate says is never wrong for long: after 18 hours an old one looks new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Recent {
+    /// Gates.
+    pub gates: [u16; 4],
+}
+
+/// Which gate is that of a flow: of `rp_recent` the entry, and in that the place. By the last four bytes of the client's address.
+#[inline(always)]
+#[must_use]
+pub const fn recent_index((client, client_port, service_port): (u32, u16, u16)) -> (u32, usize) {
+    let ports = (client_port as u32) << 16 | service_port as u32;
+    // Knuth's multiplier: the high bits are the good ones.
+    let hash = (client ^ ports.rotate_left(7)).wrapping_mul(0x9e37_79b1);
+    (hash >> (32 - RECENT.trailing_zeros()), (hash >> 13 & 3) as usize)
+}
 
 /// Where `ifindex` is in `rp_ifaces`: at the first of the positions for `probe` 0 to [`IFACE_PROBES`] - 1 whose
 /// [`Iface::ifindex`] is `ifindex`. The agent inserts at the first free one (`ifindex` 0), and frees by writing
@@ -182,7 +225,23 @@ pub struct FlowDigest6 {
     pub reserved: u32,
 }
 
+impl FlowKey4 {
+    /// The words of [`recent_index`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn recent(&self) -> (u32, u16, u16) {
+        (u32::from_ne_bytes(self.client), self.client_port, self.service_port)
+    }
+}
+
 impl FlowKey6 {
+    /// The words of [`recent_index`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn recent(&self) -> (u32, u16, u16) {
+        (words(&self.client)[3], self.client_port, self.service_port)
+    }
+
     /// Where this flow is in the IPv6 table.
     #[inline(always)]
     #[must_use]
@@ -636,8 +695,10 @@ pub struct Counters {
     pub sink_dropped: u64,
     /// Helpers that failed on the way to a redirect: the packet passed.
     pub failed: u64,
+    /// Flows that their client has confirmed: it sent again after the node had answered.
+    pub confirmed: u64,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 const _: () = {
@@ -657,6 +718,7 @@ const _: () = {
     assert!(size_of::<PortPrefix>() == 8);
     assert!(size_of::<FragmentKey>() == 48);
     assert!(size_of::<Fragment>() == 8);
+    assert!(size_of::<Recent>() == 8);
     assert!(size_of::<Globals>() == 52);
     assert!(size_of::<Counters>() == 256);
 };

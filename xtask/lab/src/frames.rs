@@ -10,6 +10,8 @@ pub const SYN: u8 = 0x02;
 pub const SYN_ACK: u8 = 0x12;
 /// TCP flags.
 pub const ACK: u8 = 0x10;
+/// TCP: the connection is refused, or broken off.
+pub const RST: u8 = 0x04;
 
 /// A client and a service of one family.
 #[derive(Debug, Clone, Copy)]

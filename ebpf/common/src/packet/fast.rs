@@ -109,6 +109,14 @@ impl Plain4 {
     pub const fn reply(&self, zone: u32) -> FlowKey4 {
         self.request(zone).mirrored()
     }
+
+    /// [`recent_index`](crate::maps::recent_index)'s words, if this is a reply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply_recent(&self) -> (u32, u16, u16) {
+        let ports = (u16::from_be_bytes(self.destination_port), u16::from_be_bytes(self.source_port));
+        (u32::from_ne_bytes(self.destination), ports.0, ports.1)
+    }
 }
 
 impl Plain6 {
@@ -145,6 +153,14 @@ impl Plain6 {
     #[must_use]
     pub const fn reply(&self, zone: u32) -> FlowKey6 {
         self.request(zone).mirrored()
+    }
+
+    /// [`recent_index`](crate::maps::recent_index)'s words, if this is a reply.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reply_recent(&self) -> (u32, u16, u16) {
+        let ports = (u16::from_be_bytes(self.destination_port), u16::from_be_bytes(self.source_port));
+        (words(&self.destination)[3], ports.0, ports.1)
     }
 
     /// [`FlowKey6::digest`] of [`Self::request`], without the key.

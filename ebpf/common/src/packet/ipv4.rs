@@ -1,7 +1,6 @@
 //! IPv4 (RFC 791), with options, fragments, echo and errors (RFC 792).
 
-use super::transport::{self, Message};
-use super::{Bytes, Headers, ICMP, Kind, SCTP, TCP, UDP, Unparsed, widen};
+use super::{Bytes, Headers, Kind, Unparsed, widen};
 
 /// Length of the header without options.
 const HEADER: u32 = 20;
@@ -55,6 +54,7 @@ fn headers(ip: &Fixed, l3: u32) -> Headers {
     }
 }
 
+/// The headers as far as IPv4 says.
 #[inline(always)]
 pub(super) fn parse(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
     let ip = fixed(packet, l3)?;
@@ -67,47 +67,18 @@ pub(super) fn parse(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
         }
         headers.first_fragment = true;
     }
-    let l4 = l3.wrapping_add(ip.length);
-    headers.l4 = l4;
-    match ip.proto {
-        TCP | UDP | SCTP => transport::ports(packet, l4, &mut headers, true)?,
-        ICMP => {
-            let [icmp_type] = packet.load(l4).ok_or(Unparsed::Truncated)?;
-            match transport::message(ICMP, icmp_type) {
-                Some(Message::Error) => return embedded(packet, l4.wrapping_add(8), &headers),
-                Some(message) => transport::echo(packet, l4, &mut headers, message)?,
-                None => return Err(Unparsed::Other),
-            }
-        }
-        _ => return Err(Unparsed::Other),
-    }
+    headers.l4 = l3.wrapping_add(ip.length);
     Ok(headers)
 }
 
-/// The tuple of the packet that an error is about. The error goes to the sender of that packet, or it is none.
+/// The headers of the packet that an error embeds.
 #[inline(always)]
-fn embedded(packet: &impl Bytes, l3: u32, outer: &Headers) -> Result<Headers, Unparsed> {
+pub(super) fn embedded(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
     let ip = fixed(packet, l3)?;
     if ip.fragment & FRAGMENT_OFFSET != 0 {
         return Err(Unparsed::Other);
     }
-    let mut headers = headers(&ip, outer.l3);
-    if headers.source != outer.destination {
-        return Err(Unparsed::Malformed);
-    }
-    headers.hops = outer.hops;
-    let l4 = l3.wrapping_add(ip.length);
-    match ip.proto {
-        TCP | UDP | SCTP => transport::ports(packet, l4, &mut headers, false)?,
-        ICMP => {
-            let [icmp_type] = packet.load(l4).ok_or(Unparsed::Truncated)?;
-            match transport::message(ICMP, icmp_type) {
-                Some(Message::Error) | None => return Err(Unparsed::Other),
-                Some(message) => transport::echo(packet, l4, &mut headers, message)?,
-            }
-        }
-        _ => return Err(Unparsed::Other),
-    }
-    headers.kind = Kind::Error;
+    let mut headers = headers(&ip, l3);
+    headers.l4 = l3.wrapping_add(ip.length);
     Ok(headers)
 }

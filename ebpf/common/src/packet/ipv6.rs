@@ -1,7 +1,6 @@
 //! IPv6 (RFC 8200), with extension headers, fragments, echo and errors (RFC 4443).
 
-use super::transport::{self, Message};
-use super::{Bytes, Headers, ICMPV6, Kind, SCTP, TCP, UDP, Unparsed};
+use super::{Bytes, Headers, Kind, Unparsed};
 
 /// Length of the fixed header.
 const HEADER: u32 = 40;
@@ -77,6 +76,7 @@ fn upper(packet: &impl Bytes, l3: u32, next: u8) -> Result<Upper, Unparsed> {
     Err(Unparsed::TooDeep)
 }
 
+/// The headers as far as IPv6 says.
 #[inline(always)]
 pub(super) fn parse(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
     let (mut headers, next) = fixed(packet, l3)?;
@@ -91,51 +91,21 @@ pub(super) fn parse(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
         }
     }
     headers.l4 = upper.offset;
-    match upper.proto {
-        TCP | UDP | SCTP => transport::ports(packet, upper.offset, &mut headers, true)?,
-        ICMPV6 => {
-            let [icmp_type] = packet.load(upper.offset).ok_or(Unparsed::Truncated)?;
-            match transport::message(ICMPV6, icmp_type) {
-                Some(Message::Error) => return embedded(packet, upper.offset.wrapping_add(8), &headers),
-                Some(message) => transport::echo(packet, upper.offset, &mut headers, message)?,
-                None => return Err(Unparsed::Other),
-            }
-        }
-        _ => return Err(Unparsed::Other),
-    }
     Ok(headers)
 }
 
-/// The tuple of the packet that an error is about. The error goes to the sender of that packet, or it is none.
-/// Extension headers of the embedded packet are not followed, save a first fragment's.
+/// The headers of the packet that an error embeds. Extension headers are not followed, save a first fragment's.
 #[inline(always)]
-fn embedded(packet: &impl Bytes, l3: u32, outer: &Headers) -> Result<Headers, Unparsed> {
+pub(super) fn embedded(packet: &impl Bytes, l3: u32) -> Result<Headers, Unparsed> {
     let (mut headers, next) = fixed(packet, l3)?;
-    if headers.source != outer.destination {
-        return Err(Unparsed::Malformed);
-    }
-    let mut l4 = l3.wrapping_add(HEADER);
+    headers.l4 = l3.wrapping_add(HEADER);
     if next == FRAGMENT {
-        let [next, _, o1, o2]: [u8; 4] = packet.load(l4).ok_or(Unparsed::Truncated)?;
+        let [next, _, o1, o2]: [u8; 4] = packet.load(headers.l4).ok_or(Unparsed::Truncated)?;
         if u16::from_be_bytes([o1, o2]) & 0xfff8 != 0 {
             return Err(Unparsed::Other);
         }
         headers.proto = next;
-        l4 = l4.wrapping_add(8);
+        headers.l4 = headers.l4.wrapping_add(8);
     }
-    headers.l3 = outer.l3;
-    headers.hops = outer.hops;
-    match headers.proto {
-        TCP | UDP | SCTP => transport::ports(packet, l4, &mut headers, false)?,
-        ICMPV6 => {
-            let [icmp_type] = packet.load(l4).ok_or(Unparsed::Truncated)?;
-            match transport::message(ICMPV6, icmp_type) {
-                Some(Message::Error) | None => return Err(Unparsed::Other),
-                Some(message) => transport::echo(packet, l4, &mut headers, message)?,
-            }
-        }
-        _ => return Err(Unparsed::Other),
-    }
-    headers.kind = Kind::Error;
     Ok(headers)
 }

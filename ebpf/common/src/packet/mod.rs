@@ -48,6 +48,8 @@ pub enum Kind {
     Opener,
     /// Belongs to a flow that is open.
     Midflow,
+    /// May be the first or the only answer to an opener: TCP SYN with ACK, TCP RST, SCTP INIT ACK and ABORT, echo reply.
+    Answer,
     /// An ICMP error; the tuple is the one that it embeds, not its own.
     Error,
     /// Not the first fragment of its packet: there are no ports.
@@ -122,11 +124,28 @@ const MAX_TAGS: u32 = 2;
 #[inline(always)]
 pub fn parse(packet: &impl Bytes, link: Link) -> Result<Headers, Unparsed> {
     let (l3, ethertype) = if link.length == 0 { (0, link.ethertype) } else { ethernet(packet, link)? };
-    match ethertype {
-        ETHERTYPE_IPV4 => ipv4::parse(packet, l3),
-        ETHERTYPE_IPV6 => ipv6::parse(packet, l3),
-        _ => Err(Unparsed::Other),
+    let mut headers = match ethertype {
+        ETHERTYPE_IPV4 => ipv4::parse(packet, l3)?,
+        ETHERTYPE_IPV6 => ipv6::parse(packet, l3)?,
+        _ => return Err(Unparsed::Other),
+    };
+    if headers.kind != Kind::LaterFragment && transport::parse(packet, &mut headers, true)? {
+        return embedded(packet, &headers);
     }
+    Ok(headers)
+}
+
+/// The tuple of the packet that an error is about. The error goes to the sender of that packet, or it is none.
+#[inline(always)]
+fn embedded(packet: &impl Bytes, outer: &Headers) -> Result<Headers, Unparsed> {
+    let l3 = outer.l4.wrapping_add(transport::ERROR);
+    let mut headers =
+        if outer.family == 4 { ipv4::embedded(packet, l3)? } else { ipv6::embedded(packet, l3)? };
+    if headers.source != outer.destination {
+        return Err(Unparsed::Malformed);
+    }
+    transport::parse(packet, &mut headers, false)?;
+    Ok(Headers { l3: outer.l3, l4: 0, hops: outer.hops, kind: Kind::Error, ..headers })
 }
 
 /// Offset and ethertype of what an Ethernet frame carries.
@@ -147,6 +166,13 @@ fn ethernet(packet: &impl Bytes, link: Link) -> Result<(u32, u16), Unparsed> {
 }
 
 impl Headers {
+    /// Exchanges the ends.
+    #[inline(always)]
+    pub const fn turn_round(&mut self) {
+        (self.source, self.destination) = (self.destination, self.source);
+        (self.source_port, self.destination_port) = (self.destination_port, self.source_port);
+    }
+
     /// The key of a request with these headers.
     #[inline(always)]
     #[must_use]

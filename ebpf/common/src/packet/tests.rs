@@ -34,7 +34,7 @@ prop_compose! {
         destination: [u8; 16],
         ports: (u16, u16),
         proto in prop_oneof![Just(TCP), Just(UDP), Just(SCTP)],
-        flags: u8,
+        flags in prop_oneof![any::<u8>(), 0..8_u8],
         extra in 0..5_u8,
         hops: u8,
     ) -> Packet {
@@ -110,11 +110,13 @@ impl Packet {
         ip
     }
 
-    fn opens(&self) -> bool {
-        match self.proto {
-            TCP => self.flags & 0x12 == 0x02,
-            SCTP => self.flags == 1,
-            _ => true,
+    fn kind(&self) -> Kind {
+        match (self.proto, self.flags) {
+            (UDP, _) | (SCTP, 1) => Kind::Opener,
+            (TCP, flags) if flags & 0x12 == 0x02 => Kind::Opener,
+            (SCTP, 2 | 6) => Kind::Answer,
+            (TCP, flags) if flags & 0x06 != 0 => Kind::Answer,
+            _ => Kind::Midflow,
         }
     }
 }
@@ -155,7 +157,7 @@ proptest! {
         prop_assert_eq!((headers.source_port, headers.destination_port), packet.ports);
         prop_assert_eq!((headers.proto, headers.hops), (packet.proto, packet.hops));
         prop_assert_eq!(&packet.frame()[headers.l4 as usize..], packet.transport());
-        prop_assert_eq!(headers.kind == Kind::Opener, packet.opens());
+        prop_assert_eq!(headers.kind, packet.kind());
         prop_assert!(!headers.first_fragment);
     }
 

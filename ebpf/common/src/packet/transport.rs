@@ -3,53 +3,84 @@
 use super::{Bytes, Headers, ICMP, ICMPV6, Kind, SCTP, TCP, UDP, Unparsed};
 
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 const SCTP_INIT: u8 = 1;
+const SCTP_INIT_ACK: u8 = 2;
+const SCTP_ABORT: u8 = 6;
 
-/// Ports of TCP, UDP and SCTP at `offset`, and the kind of packet.
+/// Length of an ICMP error before the packet that it embeds.
+pub(super) const ERROR: u32 = 8;
+
+/// Ports and kind of a packet, from its transport header; true for an ICMP error, whose tuple is that of the packet in it.
 ///
 /// `whole` is false for what an ICMP error embeds: only eight bytes are promised there (RFC 792).
 #[inline(always)]
-pub(super) fn ports(
-    packet: &impl Bytes,
-    offset: u32,
-    headers: &mut Headers,
-    whole: bool,
-) -> Result<(), Unparsed> {
-    let ports: [u8; 4] = packet.load(offset).ok_or(Unparsed::Truncated)?;
-    headers.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-    headers.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
-    if whole {
-        headers.kind = kind(packet, offset, headers.proto)?;
+pub(super) fn parse(packet: &impl Bytes, headers: &mut Headers, whole: bool) -> Result<bool, Unparsed> {
+    let offset = headers.l4;
+    match (headers.proto, headers.family) {
+        (TCP | UDP | SCTP, _) => {
+            let ports: [u8; 4] = packet.load(offset).ok_or(Unparsed::Truncated)?;
+            headers.source_port = u16::from_be_bytes([ports[0], ports[1]]);
+            headers.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+            if whole {
+                headers.kind = kind(packet, offset, headers.proto)?;
+            }
+        }
+        (ICMP, 4) | (ICMPV6, 6) => {
+            let [icmp_type] = packet.load(offset).ok_or(Unparsed::Truncated)?;
+            match message(headers.proto, icmp_type) {
+                Some(Message::Error) if whole => return Ok(true),
+                Some(Message::Error) | None => return Err(Unparsed::Other),
+                Some(message) => echo(packet, offset, headers, message)?,
+            }
+        }
+        _ => return Err(Unparsed::Other),
     }
-    Ok(())
+    Ok(false)
 }
 
-/// Whether the transport header at `offset` may open a flow ([`Kind::Opener`]) or not ([`Kind::Midflow`]).
+/// Whether the transport header at `offset` may open a flow, may answer an opener, or neither ([`Kind::Midflow`]).
 ///
 /// # Errors
 ///
 /// [`Unparsed::Truncated`]
 #[inline(always)]
 pub fn kind(packet: &impl Bytes, offset: u32, proto: u8) -> Result<Kind, Unparsed> {
-    let opens = match proto {
+    Ok(match proto {
         TCP => {
             let [flags] = packet.load(offset.wrapping_add(13)).ok_or(Unparsed::Truncated)?;
-            opens_tcp(flags)
+            kind_tcp(flags)
         }
         SCTP => {
             let [chunk] = packet.load(offset.wrapping_add(12)).ok_or(Unparsed::Truncated)?;
-            chunk == SCTP_INIT
+            kind_sctp(chunk)
         }
-        _ => proto == UDP,
-    };
-    Ok(if opens { Kind::Opener } else { Kind::Midflow })
+        UDP => Kind::Opener,
+        _ => Kind::Midflow,
+    })
 }
 
-/// Whether TCP flags are those of an opener: SYN without ACK.
+/// What TCP flags say.
 #[inline(always)]
-pub(super) const fn opens_tcp(flags: u8) -> bool {
-    flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+pub(super) const fn kind_tcp(flags: u8) -> Kind {
+    if flags & (TCP_SYN | TCP_RST) == 0 {
+        Kind::Midflow
+    } else if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
+        Kind::Opener
+    } else {
+        Kind::Answer
+    }
+}
+
+/// What the first chunk of an SCTP packet says.
+#[inline(always)]
+pub(super) const fn kind_sctp(chunk: u8) -> Kind {
+    match chunk {
+        SCTP_INIT => Kind::Opener,
+        SCTP_INIT_ACK | SCTP_ABORT => Kind::Answer,
+        _ => Kind::Midflow,
+    }
 }
 
 /// An ICMP message, as much as concerns flows.
@@ -88,7 +119,7 @@ pub(super) fn echo(
         headers.kind = Kind::Opener;
     } else {
         headers.destination_port = id;
-        headers.kind = Kind::Midflow;
+        headers.kind = Kind::Answer;
     }
     Ok(())
 }
