@@ -412,13 +412,14 @@ fn a_filter_before_ours_is_reported() -> Result<()> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_refused_object_changes_nothing() -> Result<()> {
-    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    /// `call bpf_redirect_neigh`
+    const CALL: [u8; 8] = [0x85, 0, 0, 0, 152, 0, 0, 0];
     let mut bad = OBJECT.to_vec();
-    for instruction in bad.chunks_exact_mut(EXIT.len()).filter(|chunk| **chunk == EXIT) {
+    for instruction in bad.chunks_exact_mut(CALL.len()).filter(|chunk| **chunk == CALL) {
         // No such instruction exists.
         instruction.fill(0xff);
     }
-    ensure!(bad != OBJECT, "the object has no program");
+    ensure!(bad != OBJECT, "the object redirects nothing");
     let bad: &'static [u8] = bad.leak();
     let mut lab = Topology::new("refused")?;
     let open =
