@@ -29,6 +29,9 @@ pub(crate) struct VmArgs {
     all: bool,
     /// Test programs, by the start of their names; all without any
     tests: Vec<String>,
+    /// Arguments of the test programs: parts of the names of the tests to run
+    #[arg(last = true)]
+    arguments: Vec<String>,
 }
 
 /// A test program in a guest.
@@ -36,7 +39,7 @@ pub(crate) struct VmArgs {
 struct Job {
     test: TestBinary,
     /// Parts of the names of the tests to run; all without any.
-    filters: &'static [&'static str],
+    filters: Vec<String>,
 }
 
 /// What depends on the kernel, and how little of it tells: the verifier takes seconds for each test that loads programs.
@@ -57,7 +60,8 @@ const BRIEF: &[(&str, &[&str])] = &[
 pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     let kernels = if args.all { Kernel::value_variants() } else { std::slice::from_ref(&args.kernel) };
     let wanted = |name: &str| args.tests.is_empty() || args.tests.iter().any(|start| name.starts_with(start));
-    let tally = matrix(kernels, &|test| wanted(&test.name).then_some(Job { test, filters: &[] }))?;
+    let tally =
+        matrix(kernels, &|test| wanted(&test.name).then(|| Job { test, filters: args.arguments.clone() }))?;
     for skip in &tally.skips {
         println!("skipped  {skip}");
     }
@@ -72,7 +76,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
 pub(crate) fn group() -> Result<Tally> {
     matrix(&[Kernel::Bookworm], &|test| {
         let (_, filters) = BRIEF.iter().find(|(name, _)| *name == test.name)?;
-        Some(Job { test, filters })
+        Some(Job { test, filters: filters.iter().map(|&filter| filter.to_owned()).collect() })
     })
 }
 

@@ -100,7 +100,8 @@ pub struct ApplyStatus {
     /// When `backtrail pause` was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Routes and rules that would change if it were written; `backtrail plan` lists them. Counted while nothing is written.
+    /// What would change if it were written: routes, rules, devices, sysctls and programs. `backtrail plan` lists them.
+    /// Counted while nothing is written. Nexthop objects follow the routes, and are not counted beside them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub would_change: Option<ChangeCounts>,
 }

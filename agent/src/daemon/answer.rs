@@ -123,13 +123,21 @@ fn plan(agent: &Agent, intent: &Intent) -> Page<PlanRow> {
 
 /// Devices, sysctls and programs that are not as they should be. They follow the links, and are known for the intent in
 /// force only.
-fn besides(agent: &Agent) -> Vec<PlanRow> {
+pub(super) fn besides(agent: &Agent) -> Vec<PlanRow> {
     let row = |kind: &str, object: String, before: Option<String>, after: &str| PlanRow {
         change: if before.is_some() { Change::Replace } else { Change::Add },
         kind: kind.to_owned(),
         object,
         before,
         after: Some(after.to_owned()),
+        owner: None,
+    };
+    let gone = |kind: &str, object: String, before: &str| PlanRow {
+        change: Change::Delete,
+        kind: kind.to_owned(),
+        object,
+        before: Some(before.to_owned()),
+        after: None,
         owner: None,
     };
     let desired = agent.desired();
@@ -148,6 +156,11 @@ fn besides(agent: &Agent) -> Vec<PlanRow> {
         let now = agent.environment.sysctls.get(key).ok()?;
         (now != *value).then(|| row("sysctl", key.clone(), Some(now), value))
     });
+    // What it was before Backtrail changed it; where it is that already, only the record goes.
+    let restored = agent.environment.sysctls.recorded().filter_map(|(key, before)| {
+        let now = agent.environment.sysctls.get(key).ok().filter(|now| now != before)?;
+        (!desired.sysctls.contains_key(key)).then(|| row("sysctl", key.to_owned(), Some(now), before))
+    });
     let attached = agent.steering.attached();
     let programs = agent.steering_plan.interfaces.iter().flat_map(|(ifindex, interface)| {
         let ingress = interface.learn.is_some().then_some((Direction::Ingress, "ingress"));
@@ -155,7 +168,16 @@ fn besides(agent: &Agent) -> Vec<PlanRow> {
         let missing = wanted.filter(|(direction, _)| !attached.contains(&(*ifindex, *direction)));
         missing.map(|(_, word)| row("program", format!("{} {word}", interface.name), None, "attached"))
     });
-    links.chain(sysctls).chain(programs).collect()
+    let detached = attached.iter().filter_map(|(ifindex, direction)| {
+        let interface = agent.steering_plan.interfaces.get(ifindex);
+        let (wanted, word) = match direction {
+            Direction::Ingress => (interface.is_some_and(|it| it.learn.is_some()), "ingress"),
+            Direction::Egress => (interface.is_some(), "egress"),
+        };
+        let name = agent.observed.name(*ifindex).map_or_else(|| format!("if{ifindex}"), str::to_owned);
+        (!wanted).then(|| gone("program", format!("{name} {word}"), "attached"))
+    });
+    links.chain(sysctls).chain(restored).chain(programs).chain(detached).collect()
 }
 
 /// A rule as `ip` prints it, without its priority.

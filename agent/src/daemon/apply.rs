@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::probe::{self, Verdict};
-use super::{Agent, Report, Todo, persist};
-use crate::api::{ApplyState, ApplyStatus, ChangeCounts};
-use crate::control::Response;
+use super::{Agent, Report, Todo, answer, persist};
+use crate::api::{ApplyState, ApplyStatus};
+use crate::control::{Change, Response};
 use crate::intent::types::Config;
 
 /// File in the state directory: while it is there, the agent is paused.
@@ -80,16 +80,21 @@ impl Agent {
         ApplyStatus { would_change, ..state(&self.switch, &self.intent.config) }
     }
 
-    /// Counts routes and rules that would change, while they do not.
+    /// Counts all that would change, while it does not: what `backtrail plan` lists.
     pub(super) fn count_changes(&mut self) {
         self.would_change = self.is_frozen().then(|| {
             let rules = self.environment.rule_changes(&self.engine.plan().rules);
-            let routes = self.engine.would_change();
-            ChangeCounts {
-                add: routes.add + rules.add.len() as u64,
-                replace: routes.replace,
-                delete: routes.delete + rules.delete.len() as u64,
+            let mut counts = self.engine.would_change();
+            counts.add += rules.add.len() as u64;
+            counts.delete += rules.delete.len() as u64;
+            for row in answer::besides(self) {
+                match row.change {
+                    Change::Add => counts.add += 1,
+                    Change::Replace => counts.replace += 1,
+                    Change::Delete => counts.delete += 1,
+                }
             }
+            counts
         });
     }
 
@@ -166,7 +171,7 @@ impl Agent {
             Verdict::Failed(text) => tracing::error!("probe failed: {text}"),
             Verdict::Impossible(text) => tracing::warn!("probe cannot be made: {text}"),
         }
-        let Some(former) = self.trial.probed(number, verdict, &self.intent) else { return };
+        let Some(former) = self.trial.probed(number, verdict) else { return };
         self.metrics.apply.rollbacks.inc();
         let mut intent = self.manifests.build(&former, Some(&self.intent));
         self.persisted.keep_ownership(&mut intent);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use zebra_fpm::server::{DisconnectReason, Event};
 
 use super::drift::Author;
-use super::trial::Offer;
+use super::trial::{Candidate, Offer};
 use super::{AUDIT_EVERY, Agent, RETRY_EVERY, Report, SURVEY_EVERY, Todo, answer, report};
 use crate::control::{Call, Request};
 use crate::intent::types::Intent;
@@ -318,18 +318,22 @@ impl Agent {
                 tracing::info!(why, "manifests read: nothing changed");
                 self.trial.unchanged();
             }
-            Ok(intent) => match self.trial.offer(self.manifests.loaded(), &intent, Instant::now()) {
-                Offer::Accepted => {
-                    tracing::info!(why, "manifests read: intent changed");
-                    self.put_in_force(intent);
+            Ok(intent) => {
+                let (loaded, hash) = (self.manifests.loaded(), self.manifests.hash());
+                let read = Candidate { loaded, hash: &hash, config: &intent.config };
+                match self.trial.offer(read, Instant::now()) {
+                    Offer::Accepted => {
+                        tracing::info!(why, "manifests read: intent changed");
+                        self.put_in_force(intent);
+                    }
+                    Offer::Refused => {
+                        tracing::warn!(
+                            why,
+                            "manifests read: a probe failed after them, they are not tried again until edited"
+                        );
+                    }
                 }
-                Offer::Refused => {
-                    tracing::warn!(
-                        why,
-                        "manifests read: a probe failed after them, they are not tried again until edited"
-                    );
-                }
-            },
+            }
             Err(error) => {
                 tracing::error!(why, "manifests cannot be read, the former ones stay in force: {error:#}");
             }

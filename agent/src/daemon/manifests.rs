@@ -162,7 +162,13 @@ impl Manifests {
 
     /// What these manifests ask of this node.
     pub(super) fn build(&self, loaded: &Loaded, previous: Option<&Intent>) -> Intent {
-        intent::build(loaded, &self.labels, previous)
+        intent::build(loaded, &self.labels(), previous)
+    }
+
+    /// Hash of what was read last asks of this node. What is in force has no part in it: where objects disagree that
+    /// decides, and is not the same after a restart.
+    pub(super) fn hash(&self) -> String {
+        intent::config_hash(&self.build(&self.loaded, None))
     }
 
     /// What other manifests would ask for, without putting them in force.

@@ -53,7 +53,7 @@ use self::persist::Persisted;
 pub use self::persist::{Owned, STATE_FILES};
 use self::steer::Steerer;
 use self::survey::Survey;
-use self::trial::Trial;
+use self::trial::{Candidate, Trial};
 use crate::api::ChangeCounts;
 use crate::control::{self, Call, Endpoint, Response};
 use crate::intent::types::Intent;
@@ -180,7 +180,7 @@ struct Agent {
     persisted: Persisted,
     switch: Switch,
     trial: Trial,
-    /// Routes and rules that would change, while nothing is written.
+    /// What would change, while nothing is written.
     would_change: Option<ChangeCounts>,
     /// Who waits for the end of what was under way when the switch was pressed.
     pausing: Vec<oneshot::Sender<Response>>,
@@ -305,7 +305,9 @@ impl Agent {
         let persisted = Persisted::open(&options.state_dir, &intent.config)?;
         persisted.keep_ownership(&mut intent);
         let mut trial = Trial::open(&options.state_dir);
-        if let Some(former) = trial.start(manifests.loaded(), &intent, now) {
+        let hash = manifests.hash();
+        let read = Candidate { loaded: manifests.loaded(), hash: &hash, config: &intent.config };
+        if let Some(former) = trial.start(read, now) {
             tracing::warn!(
                 "the manifests were taken back after a failed probe: the former ones stay in force"
             );

@@ -333,7 +333,7 @@ fn enforced(apply: &ApplyStatus, trial: &Trial) -> Verdict {
     };
     let why = if apply.reason.is_empty() { String::new() } else { format!(" ({})", apply.reason) };
     let ChangeCounts { add, replace, delete } = apply.would_change.unwrap_or_default();
-    let changes = format!("it would add {add}, replace {replace}, delete {delete} routes and rules");
+    let changes = format!("it would add {add}, replace {replace}, delete {delete} objects");
     Verdict::new(false, reason, format!("nothing is written, because of {}{why}: {changes}", apply.by))
 }
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::persist;
 use super::probe::Verdict;
-use crate::intent::{self, Loaded, types::Intent};
+use crate::intent::Loaded;
+use crate::intent::types::Config;
 
 /// File in the state directory, while a change is on trial or was taken back.
 pub(super) const TRIAL: &str = "trial.json";
@@ -21,7 +22,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Failure {
-    /// [`intent::config_hash`] of the configuration.
+    /// [`Candidate::hash`] of the configuration.
     hash: String,
     /// Which probe, and what it met.
     pub(super) message: String,
@@ -55,13 +56,25 @@ pub(super) enum Offer {
     Refused,
 }
 
+/// A configuration that was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate<'a> {
+    /// The manifests.
+    pub(super) loaded: &'a Loaded,
+    /// What they ask for, whatever is in force: the same before a restart and after it.
+    pub(super) hash: &'a str,
+    /// Its probes.
+    pub(super) config: &'a Config,
+}
+
 /// The trial.
 #[derive(Debug)]
 pub(super) struct Trial {
     file: PathBuf,
     kept: Kept,
-    /// What is in force.
+    /// What is in force, and its [`Candidate::hash`].
     in_force: Loaded,
+    hash: String,
     stage: Stage,
     /// Counts trials, so that the result of an older one is told apart.
     number: u64,
@@ -72,20 +85,19 @@ impl Trial {
     pub(super) fn open(state_dir: &Path) -> Self {
         let file = state_dir.join(TRIAL);
         let kept = persist::read(&file).unwrap_or_default();
-        Self { file, kept, in_force: Loaded::default(), stage: Stage::Quiet, number: 0 }
+        Self { file, kept, in_force: Loaded::default(), hash: String::new(), stage: Stage::Quiet, number: 0 }
     }
 
-    /// What the agent starts with: the former manifests, where these were taken back. `loaded` is what `intent` was
-    /// built from.
-    pub(super) fn start(&mut self, loaded: &Loaded, intent: &Intent, now: Instant) -> Option<Loaded> {
-        let refused = self.refuses(intent);
+    /// What the agent starts with: the former manifests, where these were taken back.
+    pub(super) fn start(&mut self, read: Candidate<'_>, now: Instant) -> Option<Loaded> {
+        let refused = self.refuses(read.hash);
         if let Some(former) = self.kept.former.clone().filter(|_| refused) {
             self.in_force.clone_from(&former);
             return Some(former);
         }
-        self.in_force.clone_from(loaded);
+        self.take(read);
         // An agent that died in the middle of a trial left the way back.
-        if self.kept.former.is_some() && !intent.config.probes.is_empty() {
+        if self.kept.former.is_some() && !read.config.probes.is_empty() {
             self.begin(now);
         } else {
             self.end(Kept::default());
@@ -93,27 +105,33 @@ impl Trial {
         None
     }
 
-    fn refuses(&self, intent: &Intent) -> bool {
-        let hash = intent::config_hash(intent);
+    fn refuses(&self, hash: &str) -> bool {
         self.kept.failure.as_ref().is_some_and(|failure| failure.rolled_back && failure.hash == hash)
     }
 
+    fn take(&mut self, read: Candidate<'_>) {
+        self.in_force.clone_from(read.loaded);
+        read.hash.clone_into(&mut self.hash);
+    }
+
     /// Judges a configuration that was read, before it is put in force.
-    pub(super) fn offer(&mut self, loaded: &Loaded, intent: &Intent, now: Instant) -> Offer {
-        if self.refuses(intent) {
+    pub(super) fn offer(&mut self, read: Candidate<'_>, now: Instant) -> Offer {
+        if self.refuses(read.hash) {
             return Offer::Refused;
         }
-        let config = &intent.config;
         let former = match (&self.kept.former, self.stage) {
             // One that has not stood its trial is nothing to go back to.
             (Some(former), Stage::Applying(_) | Stage::Probing) => former.clone(),
             _ => self.in_force.clone(),
         };
-        self.in_force.clone_from(loaded);
-        if config.probes.is_empty() {
+        // Edited back by hand: there is nothing to try, and nothing to go back to.
+        let back = self.is_on() && former.manifests == read.loaded.manifests;
+        self.take(read);
+        if back || read.config.probes.is_empty() {
             self.end(Kept::default());
         } else {
-            self.keep(Kept { former: config.rollback.then_some(former), failure: None });
+            let way_back = read.config.rollback && former.manifests != read.loaded.manifests;
+            self.keep(Kept { former: way_back.then_some(former), failure: None });
             self.begin(now);
         }
         Offer::Accepted
@@ -142,7 +160,7 @@ impl Trial {
     }
 
     /// Takes the probes' result; returns what to put in force again.
-    pub(super) fn probed(&mut self, number: u64, verdict: &Verdict, in_force: &Intent) -> Option<Loaded> {
+    pub(super) fn probed(&mut self, number: u64, verdict: &Verdict) -> Option<Loaded> {
         if number != self.number || self.stage != Stage::Probing {
             return None;
         }
@@ -151,11 +169,8 @@ impl Trial {
             return None;
         };
         let former = self.kept.former.clone();
-        let failure = Failure {
-            hash: intent::config_hash(in_force),
-            message: message.clone(),
-            rolled_back: former.is_some(),
-        };
+        let failure =
+            Failure { hash: self.hash.clone(), message: message.clone(), rolled_back: former.is_some() };
         self.end(Kept { former: former.clone(), failure: Some(failure) });
         if let Some(former) = &former {
             self.in_force.clone_from(former);
@@ -202,6 +217,7 @@ impl Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intent::{self, types::Intent};
 
     const PROBE: &str = "probes: [{type: TCP, address: 192.0.2.1, port: 443}]";
 
@@ -221,6 +237,14 @@ mod tests {
         Verdict::Failed("TCP 192.0.2.1:443: timed out".to_owned())
     }
 
+    fn start(trial: &mut Trial, (loaded, intent): &(Loaded, Intent), now: Instant) -> Option<Loaded> {
+        trial.start(Candidate { loaded, hash: &intent::config_hash(intent), config: &intent.config }, now)
+    }
+
+    fn offer(trial: &mut Trial, (loaded, intent): &(Loaded, Intent), now: Instant) -> Offer {
+        trial.offer(Candidate { loaded, hash: &intent::config_hash(intent), config: &intent.config }, now)
+    }
+
     struct Bench {
         trial: Trial,
         now: Instant,
@@ -233,19 +257,18 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (now, (loaded, intent)) = (Instant::now(), manifests(1, PROBE));
             let mut trial = Trial::open(folder.path());
-            assert_eq!(trial.start(&loaded, &intent, now), None);
+            assert_eq!(start(&mut trial, &(loaded, intent), now), None);
             assert!(!trial.is_on(), "what the agent starts with has nothing to go back to");
             Self { trial, now, folder }
         }
 
         fn offer(&mut self, max: u32, apply: &str) -> Offer {
-            let (loaded, intent) = manifests(max, apply);
-            self.trial.offer(&loaded, &intent, self.now)
+            offer(&mut self.trial, &manifests(max, apply), self.now)
         }
 
-        fn probed(&mut self, max: u32, verdict: &Verdict) -> Option<Loaded> {
+        fn probed(&mut self, verdict: &Verdict) -> Option<Loaded> {
             let number = self.trial.due(true, self.now).expect("on trial");
-            self.trial.probed(number, verdict, &manifests(max, PROBE).1)
+            self.trial.probed(number, verdict)
         }
     }
 
@@ -255,7 +278,7 @@ mod tests {
         assert_eq!(bench.offer(2, PROBE), Offer::Accepted);
         assert!(bench.trial.is_on() && bench.folder.path().join(TRIAL).exists());
         assert_eq!(bench.trial.due(false, bench.now), None, "not before it is applied");
-        assert_eq!(bench.probed(2, &Verdict::Passed), None);
+        assert_eq!(bench.probed(&Verdict::Passed), None);
         assert!(!bench.trial.is_on() && bench.trial.failure().is_none());
         assert!(!bench.folder.path().join(TRIAL).exists());
     }
@@ -264,17 +287,16 @@ mod tests {
     fn what_fails_is_taken_back_and_not_tried_again_until_it_is_edited() {
         let mut bench = Bench::new();
         bench.offer(2, PROBE);
-        assert_eq!(bench.probed(2, &failed()), Some(manifests(1, PROBE).0));
+        assert_eq!(bench.probed(&failed()), Some(manifests(1, PROBE).0));
         let failure = bench.trial.failure().unwrap();
         assert!(failure.rolled_back && failure.message.contains("192.0.2.1:443"));
         assert_eq!(bench.offer(2, PROBE), Offer::Refused);
         // Nor after a restart, with the same manifests in the file.
         let mut again = Trial::open(bench.folder.path());
-        let (loaded, intent) = manifests(2, PROBE);
-        assert_eq!(again.start(&loaded, &intent, bench.now), Some(manifests(1, PROBE).0));
-        assert_eq!(again.offer(&loaded, &intent, bench.now), Offer::Refused);
-        let (edited, intent) = manifests(3, PROBE);
-        assert_eq!(again.offer(&edited, &intent, bench.now), Offer::Accepted);
+        let failed = manifests(2, PROBE);
+        assert_eq!(start(&mut again, &failed, bench.now), Some(manifests(1, PROBE).0));
+        assert_eq!(offer(&mut again, &failed, bench.now), Offer::Refused);
+        assert_eq!(offer(&mut again, &manifests(3, PROBE), bench.now), Offer::Accepted);
         assert!(again.is_on() && again.failure().is_none());
     }
 
@@ -284,8 +306,22 @@ mod tests {
         bench.offer(2, PROBE);
         let stale = bench.trial.due(true, bench.now).unwrap();
         bench.offer(3, PROBE);
-        assert_eq!(bench.trial.probed(stale, &failed(), &manifests(3, PROBE).1), None, "of the trial before");
-        assert_eq!(bench.probed(3, &failed()), Some(manifests(1, PROBE).0));
+        assert_eq!(bench.trial.probed(stale, &failed()), None, "of the trial before");
+        assert_eq!(bench.probed(&failed()), Some(manifests(1, PROBE).0));
+    }
+
+    #[test]
+    fn what_is_edited_back_by_hand_needs_no_trial_and_the_failed_change_is_tried_when_it_comes_again() {
+        let mut bench = Bench::new();
+        bench.offer(2, PROBE);
+        assert_eq!(bench.offer(1, PROBE), Offer::Accepted, "amid the trial");
+        assert!(!bench.trial.is_on() && !bench.folder.path().join(TRIAL).exists());
+        bench.offer(2, PROBE);
+        assert!(bench.probed(&failed()).is_some());
+        // What is in force is in the file again: the change that comes after is an edit.
+        bench.trial.unchanged();
+        assert_eq!(bench.offer(2, PROBE), Offer::Accepted);
+        assert!(bench.probed(&failed()).is_some(), "and it is taken back again");
     }
 
     #[test]
@@ -293,9 +329,8 @@ mod tests {
         let mut bench = Bench::new();
         bench.offer(2, PROBE);
         bench.trial = Trial::open(bench.folder.path());
-        let (loaded, intent) = manifests(2, PROBE);
-        assert_eq!(bench.trial.start(&loaded, &intent, bench.now), None);
-        assert_eq!(bench.probed(2, &failed()), Some(manifests(1, PROBE).0));
+        assert_eq!(start(&mut bench.trial, &manifests(2, PROBE), bench.now), None);
+        assert_eq!(bench.probed(&failed()), Some(manifests(1, PROBE).0));
     }
 
     #[test]
@@ -303,7 +338,7 @@ mod tests {
         let mut bench = Bench::new();
         let apply = format!("{PROBE}, rollbackOnProbeFailure: false");
         bench.offer(2, &apply);
-        assert_eq!(bench.probed(2, &failed()), None);
+        assert_eq!(bench.probed(&failed()), None);
         assert!(!bench.trial.failure().unwrap().rolled_back);
         assert_eq!(bench.offer(2, &apply), Offer::Accepted);
     }
@@ -316,7 +351,7 @@ mod tests {
         assert_eq!(bench.trial.due(false, deadline - Duration::from_millis(1)), None);
         let number = bench.trial.due(false, deadline).unwrap();
         let impossible = Verdict::Impossible("no socket".to_owned());
-        assert_eq!(bench.trial.probed(number, &impossible, &manifests(2, PROBE).1), None);
+        assert_eq!(bench.trial.probed(number, &impossible), None);
         assert!(bench.trial.failure().is_none() && !bench.trial.is_on());
         assert_eq!(bench.offer(3, ""), Offer::Accepted, "without probes there is no trial");
         assert!(!bench.trial.is_on());

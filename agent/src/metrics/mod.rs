@@ -204,7 +204,7 @@ stage! {
         paused: Gauge = "apply_paused", "1 while nothing is written because somebody paused, else 0";
         dry_run: Gauge = "apply_dry_run", "1 while nothing is written because of `apply.mode: DryRun`, else 0";
         rollbacks: Counter = "apply_rollbacks", "Changes of the configuration that were taken back because a probe failed";
-        would_change: Family<Kind, Gauge> = "apply_would_change", "Routes and rules that would change while nothing is written, by kind of change (add, replace, delete)";
+        would_change: Family<Kind, Gauge> = "apply_would_change", "What would change while nothing is written (routes, rules, devices, sysctls, programs), by kind of change (add, replace, delete)";
     }
 }
 

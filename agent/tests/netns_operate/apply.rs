@@ -86,7 +86,15 @@ spec: {interfaces: [{name: wan}], match: {virtualIPs: [192.0.2.2/32]}}
         ensure!(plan.contains(planned), "{planned} is not in {plan}");
     }
     ensure!(rig.condition("Enforced")? == ("False".to_owned(), "DryRun".to_owned()));
-    ensure!(rig.apply()?["wouldChange"]["add"].as_u64().is_some_and(|n| n >= 4), "{}", rig.apply()?);
+    // Rules, routes, the link, the filter and both programs: each row of the plan counts.
+    let rows = rig.agent.json(&["plan"])?;
+    let rows = rows.as_array().cloned().unwrap_or_default();
+    for change in ["add", "replace", "delete"] {
+        let listed = rows.iter().filter(|row| row["change"] == change).count();
+        let counted = |rig: &Rig| rig.apply().is_ok_and(|it| it["wouldChange"][change] == listed);
+        rig.wait(&format!("{listed} rows to {change} are counted"), counted)?;
+    }
+    ensure!(rows.len() >= 8, "{plan}");
     ensure!(rig.ours()?.is_empty() && links()? == before, "{}", rig.ours()?);
     ensure!(rig.node.read_sysctl("net.ipv4.conf.wan.rp_filter")? == "1");
     ensure!(std::fs::read_dir(rig.agent.bpffs()).is_err(), "nothing is pinned");

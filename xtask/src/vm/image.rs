@@ -74,7 +74,8 @@ pub(super) fn build(kernel: &Files, frr: Option<&Path>, jobs: &[Job], agent: &Pa
     for Job { test, filters } in jobs {
         image.program(&test.executable, &test.executable)?;
         image.archive.folder(&test.package)?;
-        let arguments = [&["--ignored", "--test-threads=1", "--show-output"], *filters].concat().join(" ");
+        let arguments = ["--ignored --test-threads=1 --show-output"].into_iter();
+        let arguments = arguments.chain(filters.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
         list += &format!(
             "{}\t{}\t{}\t{arguments}\n",
             test.name,
