@@ -26,7 +26,7 @@ use serde_json::Value;
 const SERVICES: [&str; 2] = ["198.51.100.10", "2001:db8:5::10"];
 const PORT: u16 = 7000;
 /// Emulated machines are slow.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(20);
 
 const RETURN_PATH: &str = "apiVersion: backtrail.dev/v1alpha1
 kind: ReturnPath
@@ -151,6 +151,16 @@ impl Net {
         (count("rdef"), count("rred.100"))
     }
 
+    /// What the node's kernel shows, for a test that fails.
+    fn describe(&self) -> String {
+        let shown = self.node.run(
+            "ip -d addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip -6 neigh
+             grep -v ' 0$' /proc/net/snmp6",
+        );
+        let met = self.wire.frames().iter().map(|frame| format!("{frame:?}\n")).collect::<String>();
+        format!("{}\n{met}", shown.unwrap_or_default())
+    }
+
     /// Runs each protocol in both families, and checks by which wire the replies come: the default route's, or the
     /// request's.
     fn check(&self, steered: bool) -> Result<()> {
@@ -243,7 +253,7 @@ fn steering_follows_interfaces_into_a_created_vrf() -> Result<()> {
     net.udp.clear();
     net.udp = udp(&net.node, Some("red"))?;
     wait_until(WAIT, "replies are steered within", || net.check(true).is_ok())
-        .with_context(|| format!("{:?}\n{}", net.check(true), agent.log()))?;
+        .with_context(|| format!("{:?}\n{}\n{}", net.check(true), net.describe(), agent.log()))?;
     net.check(true).context("within the VRF")
 }
 

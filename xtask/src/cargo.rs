@@ -43,15 +43,17 @@ pub(crate) fn xtask() -> Result<PathBuf> {
     Ok(target_dir()?.join("debug/xtask"))
 }
 
-/// Names of the integration tests that start with `prefix`.
-fn test_targets(prefix: &str) -> Result<Vec<String>> {
+/// Names of the integration tests that start with one of `prefixes`.
+fn test_targets(prefixes: &[&str]) -> Result<Vec<String>> {
     let metadata = metadata()?;
     let list =
         |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut names = Vec::new();
     for target in list(&metadata, "packages").iter().flat_map(|package| list(package, "targets")) {
         let name = target.get("name").and_then(Value::as_str).unwrap_or_default();
-        if list(&target, "kind").iter().any(|kind| kind == "test") && name.starts_with(prefix) {
+        if list(&target, "kind").iter().any(|kind| kind == "test")
+            && prefixes.iter().any(|prefix| name.starts_with(prefix))
+        {
             names.push(name.to_owned());
         }
     }
@@ -69,9 +71,10 @@ pub(crate) struct TestBinary {
     pub(crate) package: PathBuf,
 }
 
-/// Builds all integration tests whose name starts with `prefix`.
-pub(crate) fn test_binaries(prefix: &str) -> Result<Vec<TestBinary>> {
-    let names = test_targets(prefix)?;
+/// Builds all integration tests whose name starts with one of `prefixes`, in one go: cargo builds what several calls
+/// build with other features anew.
+pub(crate) fn test_binaries(prefixes: &[&str]) -> Result<Vec<TestBinary>> {
+    let names = test_targets(prefixes)?;
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -82,10 +85,10 @@ pub(crate) fn test_binaries(prefix: &str) -> Result<Vec<TestBinary>> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
-    ensure!(out.status.success(), "the tests {prefix}* do not compile");
+    ensure!(out.status.success(), "the tests {}* do not compile", prefixes.join("*, "));
     let mut binaries: Vec<TestBinary> =
         String::from_utf8_lossy(&out.stdout).lines().filter_map(parse_artifact).collect();
-    binaries.retain(|binary| binary.name.starts_with(prefix));
+    binaries.retain(|binary| names.contains(&binary.name));
     binaries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(binaries)
 }

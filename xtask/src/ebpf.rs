@@ -204,7 +204,7 @@ fn behaves(bytes: &[u8]) -> Result<bool> {
     fs::create_dir_all(&folder)?;
     let path = folder.join("backtrail.bpf.o");
     fs::write(&path, bytes)?;
-    let Some(test) = cargo::test_binaries(TESTS)?.pop() else { bail!("no test is named {TESTS}") };
+    let Some(test) = cargo::test_binaries(&[TESTS])?.pop() else { bail!("no test is named {TESTS}") };
     let mut variable = std::ffi::OsString::from("BACKTRAIL_BPF_OBJECT=");
     variable.push(&path);
     let status = tools::privileged("env")

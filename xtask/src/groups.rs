@@ -83,7 +83,7 @@ pub(crate) fn privileged(prefix: &str) -> Result<Tally> {
 /// The same, with variables in the environment.
 fn privileged_with(prefix: &str, variables: &[(&str, &OsStr)]) -> Result<Tally> {
     let mut tally = Tally::default();
-    for binary in cargo::test_binaries(prefix)? {
+    for binary in cargo::test_binaries(&[prefix])? {
         println!("\n--- {} ---", binary.name);
         let mut command = tools::privileged("env");
         for (name, value) in variables {

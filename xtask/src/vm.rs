@@ -89,8 +89,7 @@ fn matrix(kernels: &[Kernel], choose: &dyn Fn(TestBinary) -> Option<Job>) -> Res
     if let Err(error) = tools::install(&needed) {
         return Ok(Tally::skip("vm", &format!("{error:#}")));
     }
-    let mut tests = cargo::test_binaries("vm_")?;
-    tests.extend(cargo::test_binaries("netns_")?);
+    let tests = cargo::test_binaries(&["vm_", "netns_"])?;
     let jobs: Vec<Job> = tests.into_iter().filter_map(choose).collect();
     ensure!(!jobs.is_empty(), "no test program has such a name");
     let agent = cargo::target_dir()?.join("debug/backtrail");

@@ -57,6 +57,11 @@ impl DriftLog {
         author: Author,
     ) {
         metrics.reconcile.drift_mended.get_or_create(&Cause { cause }).inc();
+        self.keep(cause, what, author);
+    }
+
+    /// Notes and logs what is counted where it is mended.
+    pub(super) fn keep(&mut self, cause: &'static str, what: impl Display, author: Author) {
         let note = format!("{what} {author}");
         tracing::warn!(cause, "drift: {note}");
         self.notes.push_front(format!("{} {note}", jiff::Timestamp::now()));

@@ -63,6 +63,11 @@ impl Environment {
         }
     }
 
+    /// Whether a rule is one that the last pass left in the kernel.
+    pub(super) fn is_in_force(&self, rule: &Rule) -> bool {
+        self.applied_rules.contains(rule)
+    }
+
     /// What would have to change for the rules to be as desired.
     pub(super) fn rule_changes(&self, desired: &BTreeSet<Rule>) -> RuleChanges {
         diff_rules(desired, &self.rules, self.protocol)
@@ -117,9 +122,14 @@ impl Environment {
         }
         let mut changes = self.rule_changes(&desired.rules);
         self.refused_rules = held_back(&mut changes, &self.applied_rules, &self.foreign_rules);
-        if desired.rules == self.applied_rules && !changes.is_empty() {
-            self.mended += 1;
-            metrics.reconcile.drift_mended.get_or_create(&crate::metrics::Cause { cause: "rule" }).inc();
+        if desired.rules == self.applied_rules {
+            let mended = (changes.add.len() + changes.delete.len()) as u64;
+            self.mended += mended;
+            metrics
+                .reconcile
+                .drift_mended
+                .get_or_create(&crate::metrics::Cause { cause: "rule" })
+                .inc_by(mended);
         }
         for rule in &changes.add {
             let result = self.actions.add_rule(rule).await;

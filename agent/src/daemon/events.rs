@@ -144,7 +144,12 @@ impl Agent {
                 }
                 self.todo.survey = true;
             }
-            Notification::Rule { .. } => self.todo.environment = true,
+            Notification::Rule { rule, added, port } => {
+                if !added && self.environment.is_in_force(rule) {
+                    self.drift.keep("rule", format!("rule {rule} deleted"), Author::Port(*port));
+                }
+                self.todo.environment = true;
+            }
             Notification::Neighbour(neighbour) => {
                 let state = Some(neighbour.state);
                 self.on_neighbour(neighbour.ifindex, neighbour.address, state, now);
@@ -196,6 +201,16 @@ impl Agent {
         let flushed = self.observed.take_flushed();
         for ifindex in &flushed {
             self.environment.link_flushed(*ifindex);
+        }
+        let (lost, back) = self.outages.update(self.observed.links(), now);
+        for ifindex in lost {
+            let interface = self.observed.name(ifindex).unwrap_or_default();
+            tracing::warn!(interface, "down, or without carrier: the kernel drops what goes by it alone");
+        }
+        for (ifindex, time) in back {
+            let interface = self.observed.name(ifindex).unwrap_or_default();
+            let seconds = format!("{:.1}", time.as_secs_f64());
+            tracing::info!(interface, "usable again after {seconds} s: what went by it is put back");
         }
         self.engine.links_flushed(&flushed, now);
         self.engine.set_usable_links(self.observed.usable(), now);

@@ -46,7 +46,7 @@ use self::facts::Facts;
 use self::follow::Followers;
 use self::frr::Frr;
 use self::manifests::{Manifests, Source};
-use self::observed::Observed;
+use self::observed::{Observed, Outages};
 pub use self::options::{AgentOptions, Origin};
 use self::output::Bulk;
 use self::persist::Persisted;
@@ -145,6 +145,7 @@ struct Agent {
     intent: Intent,
     engine: Engine,
     observed: Observed,
+    outages: Outages,
     facts: Facts,
     environment: Environment,
     programmer: Programmer,
@@ -322,6 +323,8 @@ impl Agent {
         let (monitor, notifications) = Monitor::start(&watch)?;
         let mut observed = Observed::default();
         observed.reset(observe::links().await?, observe::neighbours().await?);
+        let mut outages = Outages::default();
+        outages.update(observed.links(), now);
         let environment = Environment::new(
             Actions::open(config.route_protocol)?,
             DeviceWriter::open(&options.state_dir, config.route_protocol)?,
@@ -336,6 +339,7 @@ impl Agent {
             intent,
             engine,
             observed,
+            outages,
             facts: Facts::new(options.facts.clone(), now),
             environment,
             programmer,

@@ -2,10 +2,38 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::kernel::monitor::Notification;
 use crate::model::{Link, Neighbour, NeighbourState};
 use crate::plan::Links;
+
+/// How long links that carried traffic have been unable to: while they are, the kernel has no nexthops by them.
+#[derive(Debug, Default)]
+pub(super) struct Outages {
+    usable: BTreeSet<u32>,
+    since: BTreeMap<u32, Instant>,
+}
+
+impl Outages {
+    /// Takes note of the links that are usable now; returns those that no longer are, and those that are again, with
+    /// the time without.
+    pub(super) fn update(&mut self, links: &Links, now: Instant) -> (Vec<u32>, Vec<(u32, Duration)>) {
+        self.since.retain(|ifindex, _| links.contains_key(ifindex));
+        let usable: BTreeSet<u32> =
+            links.values().filter(|link| link.usable()).map(|link| link.ifindex).collect();
+        let lost = self.usable.difference(&usable).filter(|ifindex| links.contains_key(ifindex));
+        let lost: Vec<u32> = lost.copied().collect();
+        self.since.extend(lost.iter().map(|ifindex| (*ifindex, now)));
+        let mut back = Vec::new();
+        for ifindex in &usable {
+            let since = self.since.remove(ifindex);
+            back.extend(since.map(|since| (*ifindex, now.saturating_duration_since(since))));
+        }
+        self.usable = usable;
+        (lost, back)
+    }
+}
 
 /// What a notification changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

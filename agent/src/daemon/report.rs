@@ -530,7 +530,7 @@ fn interference(agent: &Agent) -> Verdict {
     }
     if agent.environment.mended > 0 {
         let text =
-            format!("rules were put back {} times after somebody removed them", agent.environment.mended);
+            format!("{} rules were put right after somebody removed or added them", agent.environment.mended);
         return Verdict::new(true, reason::RULE_DELETED, text);
     }
     Verdict::new(false, reason::NO_INTERFERENCE, "")

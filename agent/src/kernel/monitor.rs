@@ -62,6 +62,8 @@ pub enum Notification {
         rule: Rule,
         /// False: it is gone.
         added: bool,
+        /// Netlink port of whoever did it; 0 is the kernel.
+        port: u32,
     },
     /// A route came, was replaced, or went. Only while [`Monitor::listen_routes`] is on.
     Route {
@@ -234,7 +236,7 @@ fn decode(message: &Message<'_>, own_port: u32) -> Option<Notification> {
         }
         RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR | RTM_NEWNEIGH | RTM_DELNEIGH | RTM_NEWRULE
         | RTM_DELRULE => match RouteNetlinkMessage::parse_with_param(message.payload, message.kind) {
-            Ok(decoded) => convert(&decoded),
+            Ok(decoded) => convert(&decoded, message.port),
             Err(error) => {
                 tracing::warn!(%error, kind = message.kind, "kernel notification not understood");
                 None
@@ -244,7 +246,7 @@ fn decode(message: &Message<'_>, own_port: u32) -> Option<Notification> {
     }
 }
 
-fn convert(message: &RouteNetlinkMessage) -> Option<Notification> {
+fn convert(message: &RouteNetlinkMessage, port: u32) -> Option<Notification> {
     use RouteNetlinkMessage as M;
     Some(match message {
         M::NewLink(link) => Notification::Link(convert::link(link)?),
@@ -259,7 +261,8 @@ fn convert(message: &RouteNetlinkMessage) -> Option<Notification> {
             Notification::NeighbourGone { ifindex, address }
         }
         M::NewRule(rule) | M::DelRule(rule) => {
-            Notification::Rule { rule: rules::decode(rule)?, added: matches!(message, M::NewRule(_)) }
+            let added = matches!(message, M::NewRule(_));
+            Notification::Rule { rule: rules::decode(rule)?, added, port }
         }
         _ => return None,
     })

@@ -5,6 +5,7 @@ mod devices;
 mod failover;
 mod fake;
 mod feedback;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

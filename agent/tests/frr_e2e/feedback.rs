@@ -1,8 +1,5 @@
 //! BGP advertises only what forwards: `fpm.offloadAck` with an FRR that waits for it, and with one that cannot.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{FrrInstall, wait_until};
 use nix::sys::signal::Signal;
@@ -85,19 +82,6 @@ impl Rig {
         self.frr.announce(NODE_AS, &[own.to_owned()])?;
         self.wait_passed_on(own, true)
     }
-
-    /// A counter of the running agent.
-    fn counter(&self, name: &str) -> Result<u64> {
-        let page = self.node.enter(|| -> std::io::Result<String> {
-            let mut stream = TcpStream::connect("127.0.0.1:9472")?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-            let mut page = String::new();
-            stream.read_to_string(&mut page)?;
-            Ok(page)
-        })??;
-        let line = page.lines().find_map(|line| line.strip_prefix(name));
-        Ok(line.and_then(|value| value.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64)
-    }
 }
 
 fn advertised_once_the_kernel_has_it(install: &FrrInstall) -> Result<()> {
@@ -128,7 +112,7 @@ fn withheld_and_withdrawn_when_the_kernel_refuses(install: &FrrInstall) -> Resul
     rig.wait_failed(PREFIX)?;
     rig.wait_said("198.51.100.0/24")?;
     ensure!(!rig.passed_on(PREFIX), "advertised though somebody else's route is in its place");
-    ensure!(rig.counter("backtrail_fpm_feedback_total{outcome=\"offload_failed\"}")? >= 1);
+    ensure!(rig.agent.metric("backtrail_fpm_feedback_total{outcome=\"offload_failed\"}")? >= 1);
     foreign("del", PREFIX)?;
     rig.wait_passed_on(PREFIX, true)?;
 
@@ -167,7 +151,7 @@ fn a_new_agent_answers_everything_again(install: &FrrInstall) -> Result<()> {
     rig.agent.run()?;
     rig.wait_passed_on(OTHER, true)?;
     wait_until(WAIT, "every route is answered for", || {
-        rig.counter(OFFLOADED).is_ok_and(|count| count >= 51)
+        rig.agent.metric(OFFLOADED).is_ok_and(|count| count >= 51)
     })?;
     ensure!(all.iter().all(|prefix| rig.passed_on(prefix)), "the restart withdrew something");
     Ok(())
@@ -198,7 +182,7 @@ fn an_frr_that_ignores_answers_is_named() -> Result<()> {
     rig.announce(PREFIX)?;
     rig.wait_ways(PREFIX, &["192.0.1.1 up0"])?;
     rig.wait_synchronized()?;
-    ensure!(rig.counter("backtrail_fpm_feedback_total{outcome=\"offload\"}")? == 0, "nobody listens");
+    ensure!(rig.agent.metric("backtrail_fpm_feedback_total{outcome=\"offload\"}")? == 0, "nobody listens");
     let status = rig.agent.json(&["status"])?;
     ensure!(status.to_string().contains("ignores what an FPM server sends"), "{status}");
     Ok(())

@@ -51,6 +51,19 @@ impl Steady {
         Ok(())
     }
 
+    /// Waits until FRR has announced all routes again.
+    fn wait_confirmed(&self) -> Result<()> {
+        let confirmed = || {
+            let status = self.rig.agent.json(&["status"]).unwrap_or_default();
+            let count =
+                |what: &str| status.pointer(&format!("/routes/{what}")).and_then(serde_json::Value::as_u64);
+            count("learned") == Some(100) && count("programmed") == Some(100) && count("stale") == Some(0)
+        };
+        wait_until(WAIT, "all routes are confirmed", confirmed)
+            .map(drop)
+            .with_context(|| self.rig.agent.log())
+    }
+
     /// Waits until the agent has taken in something new, so all before it is done.
     fn wait_news(&self, prefix: &str) -> Result<()> {
         self.rig.speakers[1].announce(PEER_AS, &[prefix.to_owned()])?;
@@ -74,12 +87,7 @@ fn killed_zebra(install: &FrrInstall) -> Result<()> {
     wait_until(WAIT, "the new zebra is seen", || {
         steady.rig.condition("FPMConnected").is_ok_and(|(status, _)| status == "True")
     })?;
-    wait_until(WAIT, "all routes are confirmed", || {
-        let status = steady.rig.agent.json(&["status"]).unwrap_or_default();
-        let count =
-            |what: &str| status.pointer(&format!("/routes/{what}")).and_then(serde_json::Value::as_u64);
-        count("programmed") == Some(100) && count("stale") == Some(0)
-    })?;
+    steady.wait_confirmed()?;
     steady.end()
 }
 
@@ -96,6 +104,31 @@ fn agent_killed_and_started(install: &FrrInstall) -> Result<()> {
     steady.rig.agent.kill()?;
     steady.rig.agent.run()?;
     steady.rig.wait_synchronized()?;
+    steady.end()
+}
+
+/// As after a reboot of the daemons: all are dead at once, the agent is back first, and the others' objects are theirs.
+fn all_killed_at_once(install: &FrrInstall) -> Result<()> {
+    let mut steady = Steady::start(install)?;
+    steady.rig.node.run(
+        "ip route add 172.16.0.0/16 via 192.0.2.1 proto static; ip rule add to 172.17.0.0/16 lookup 7 pref 900
+         ip nexthop add id 7 via 192.0.2.1 dev up1; ip route add 172.18.0.0/16 nhid 7 proto 99",
+    )?;
+    let foreign = || {
+        steady.rig.node.run(
+            "ip route show proto static; ip route show proto 99; ip rule show pref 900; ip nexthop show id 7",
+        )
+    };
+    let before = foreign()?;
+    steady.rig.frr.kill(Daemon::Zebra)?;
+    steady.rig.agent.kill()?;
+    steady.rig.frr.kill(Daemon::Bgpd)?;
+    steady.rig.agent.run()?;
+    steady.rig.frr.restart(Daemon::Zebra)?;
+    steady.rig.frr.restart(Daemon::Bgpd)?;
+    steady.rig.frr.wait_established(2, WAIT)?;
+    steady.wait_confirmed()?;
+    ensure!(foreign()? == before, "{before}\nnow:\n{}", foreign()?);
     steady.end()
 }
 
@@ -141,9 +174,10 @@ with_each_frr!(
     killed_zebra,
     agent_stopped_and_started,
     agent_killed_and_started,
+    all_killed_at_once,
     reload_of_unchanged_manifests,
     reconnected_feed,
     withdrawn_while_the_agent_is_down,
 );
 
-with_frr_of!(sid, Sid: killed_zebra, reconnected_feed);
+with_frr_of!(sid, Sid: killed_zebra, all_killed_at_once, reconnected_feed);

@@ -1,9 +1,9 @@
 //! What BGP announces is in the kernel, what it withdraws is not: with FRR 8.4 in mirror mode, FRR 10.3 in divert mode.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{Daemon, FrrInstall, Monitor, ping, wait_until};
 
-use crate::rig::{PEER_AS, Rig, Sessions, WAIT};
+use crate::rig::{PEER_AS, Rig, Sessions, Setup, WAIT};
 
 fn prefixes(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("10.{}.{}.0/24", 64 + n / 256, n % 256)).collect()
@@ -129,6 +129,63 @@ fn default_routes_of_a_hostile_peer_stay_out(install: &FrrInstall) -> Result<()>
     Ok(())
 }
 
+/// A peer that would have the node's own addresses and networks, its neighbours' and the API server's: what the node
+/// needs stays with the kernel's own routes, the sessions stay, and all else is taken.
+fn what_the_node_needs_stays_its_own(install: &FrrInstall) -> Result<()> {
+    let setup = Setup { manifests: API_SERVER, ..Setup::default() };
+    let rig = Rig::with(install, Sessions::V4, &setup)?;
+    let main = || {
+        rig.node.run("ip route show table main proto kernel; ip -6 route show table main proto kernel; ip route get 203.0.113.10")
+    };
+    rig.node.run("ip route add 203.0.113.0/24 via 192.0.2.1 proto static")?;
+    let before = main()?;
+    let harmless = ["10.64.0.0/24", "2001:db8:64::/48", "192.0.0.0/16"].map(str::to_owned);
+    let hostile = [
+        "192.0.1.2/32",
+        "192.0.2.2/32",
+        "192.0.1.1/32",
+        "192.0.2.1/32",
+        "203.0.113.10/32",
+        "2001:db8:1::2/128",
+        "2001:db8:2::2/128",
+    ]
+    .map(str::to_owned);
+    rig.speakers[0].announce(PEER_AS, &hostile)?;
+    rig.speakers[0].announce(PEER_AS, &harmless)?;
+    for prefix in &harmless {
+        let there = || {
+            rig.ways(prefix)
+                .is_ok_and(|ways| ways.iter().all(|way| way.ends_with(" up0")) && !ways.is_empty())
+        };
+        wait_until(WAIT, &format!("{prefix} by the peer"), there)?;
+    }
+    for prefix in &hostile {
+        let mut rows = Vec::new();
+        let waited = wait_until(WAIT, &format!("{prefix} is rejected"), || {
+            rows = rig.rows(prefix).unwrap_or_default();
+            rows.iter().any(|(state, reason)| state == "Rejected" && reason == "ProtectedPrefix")
+        });
+        waited.with_context(|| {
+            format!("{rows:?}\n{:?}", rig.frr.vtysh(&[&format!("show ip route {prefix}")]))
+        })?;
+        ensure!(rig.ways(prefix)?.is_empty(), "{prefix} is programmed");
+    }
+    // Without -R zebra writes main itself, and believes what it is told.
+    if rig.into == 254 {
+        ensure!(main()? == before, "before:\n{before}now:\n{}", main()?);
+        ensure!(rig.frr.established()? >= 2, "a session was lost");
+    }
+    ensure!(rig.condition("GuardrailTripped")?.0 == "True");
+    Ok(())
+}
+
+const API_SERVER: &str = "---
+apiVersion: backtrail.dev/v1alpha1
+kind: DataplaneConfig
+metadata: {name: default}
+spec: {guardrails: {protectedPrefixes: [203.0.113.10/32]}}
+";
+
 with_each_frr!(
     announced_and_withdrawn,
     equal_paths_become_multipath,
@@ -137,6 +194,7 @@ with_each_frr!(
     a_lost_session_takes_its_routes_only,
     a_link_that_fails_and_returns,
     default_routes_of_a_hostile_peer_stay_out,
+    what_the_node_needs_stays_its_own,
 );
 
 with_frr_of!(

@@ -88,6 +88,12 @@ fn what_goes_with_a_carrier_returns_with_it() -> Result<()> {
         rig.peers[0].run(up)?;
         rig.wait_fib("all as before", |fib| *fib == before)?;
     }
+    // The time without is told.
+    let log = rig.agent.log();
+    ensure!(
+        log.contains("the kernel drops what goes by it alone") && log.contains("usable again after "),
+        "{log}"
+    );
     // The node's own end goes down and up.
     rig.node.run("ip link set dev up0 down; ip link set dev up0 up")?;
     rig.wait_fib("all as before", |fib| *fib == before)?;

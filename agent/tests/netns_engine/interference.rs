@@ -1,7 +1,9 @@
 //! Others that meddle with what is ours.
 
-use anyhow::{Result, ensure};
-use backtrail_lab::wait_until;
+use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::feeder::announce;
+use backtrail_lab::{Monitor, wait_until};
+use nix::sys::signal::Signal;
 
 use crate::rig::{BOTH, Rig, UP, WAIT};
 
@@ -17,8 +19,7 @@ fn loaded() -> Result<Rig> {
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn deleted_routes_and_nexthop_objects_are_put_back_and_counted() -> Result<()> {
     let mut rig = loaded()?;
-    rig.feeder()?
-        .send([backtrail_lab::feeder::announce("10.200.0.0/24".parse::<ipnet::Ipv4Net>()?, UP[0])])?;
+    rig.feeder()?.send([announce("10.200.0.0/24".parse::<ipnet::Ipv4Net>()?, UP[0])])?;
     rig.wait_fib("the single path", |fib| fib.len() == ROUTES as usize + 1)?;
     let before = rig.fib()?;
     for meddle in [
@@ -36,6 +37,22 @@ fn deleted_routes_and_nexthop_objects_are_put_back_and_counted() -> Result<()> {
             rig.number("/fibDrift/mended").is_ok_and(|n| n > mended)
         })?;
     }
+    // Each is counted by what it was, and the latest are named with their author.
+    for cause in ["route", "nexthop"] {
+        let sample = format!("backtrail_reconcile_drift_mended_total{{cause=\"{cause}\"}}");
+        ensure!(rig.agent.metric(&sample)? > 0, "{sample}");
+    }
+    rig.node.run("ip route del 10.64.7.0/24")?;
+    let told = |rig: &Rig| {
+        let status = rig.agent.json(&["status"]).unwrap_or_default();
+        let notes = status["fibDrift"]["recent"].as_array().cloned().unwrap_or_default();
+        notes.first().and_then(|note| note.as_str()).unwrap_or_default().to_owned()
+    };
+    wait_until(WAIT, "the latest note", || told(&rig).contains("10.64.7.0/24"))
+        .with_context(|| format!("{}\n{}", told(&rig), rig.explain()))?;
+    ensure!(told(&rig).contains(" deleted by "), "{}", told(&rig));
+    ensure!(rig.agent.log().contains("drift: route 10.64.7.0/24 table 254"), "{}", rig.agent.log());
+    rig.wait_fib("all as before", |fib| *fib == before)?;
     rig.ensure_clean()
 }
 
@@ -53,9 +70,85 @@ fn a_replaced_route_is_taken_back_and_its_maker_named() -> Result<()> {
     wait_until(WAIT, "the status names the maker", named).map_err(|error| error.context(rig.agent.log()))?;
     // It is not ours to overwrite: the route stays out until its maker takes it away.
     ensure!(rig.node.run("ip route show 10.64.9.0/24")?.contains("proto static"));
+    // FRR believes in it and the kernel does not have it: that is a condition, not only a note.
+    rig.wait_condition("Programmed", "False", "KernelRejected")?;
+    rig.wait_condition("Ready", "False", "Partial")?;
     rig.node.run("ip route del 10.64.9.0/24 proto static")?;
     rig.wait_fib("all as before", |fib| *fib == before)?;
-    Ok(())
+    rig.wait_synchronized()
+}
+
+/// Two others take turns with the place of one of our routes, and we are no third: it is told, tried ever less often, and
+/// put back when they are done.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn where_two_others_fight_nobody_else_joins_in() -> Result<()> {
+    let rig = loaded()?;
+    let before = rig.fib()?;
+    let monitor = Monitor::start(&rig.node)?;
+    let refused = "backtrail_reconcile_operations_total{op=\"add\",kind=\"route\",result=\"error\"}";
+    for round in 0..60 {
+        let (way, protocol) = if round % 2 == 0 { ("198.18.1.1", "static") } else { ("198.18.0.1", "99") };
+        rig.node
+            .run(&format!("ip route replace 10.64.9.0/24 via {way} metric 20 proto {protocol}; sleep 0.1"))?;
+    }
+    rig.wait_condition("Programmed", "False", "KernelRejected")?;
+    // Of the six seconds: after one, two and four at most, and once more for each replacement seen in between.
+    ensure!(monitor.ours()?.is_empty(), "written: {:?}", monitor.ours()?);
+    let tried = rig.agent.metric(refused)?;
+    ensure!((1..=12).contains(&tried), "tried {tried} times");
+    rig.node.run("ip route del 10.64.9.0/24 proto 99")?;
+    rig.wait_fib("all as before", |fib| *fib == before)?;
+    // One deletes what we put back, for a while: one write for each deletion, and no more.
+    for _ in 0..30 {
+        rig.node.run("ip route del 10.64.9.0/24 proto 201 || true")?;
+        rig.wait_fib("all as before", |fib| *fib == before)?;
+    }
+    let writes = monitor.ours()?.into_iter().filter(|line| !line.contains("Deleted")).count();
+    ensure!(writes <= 31, "{writes} writes after 31 losses");
+    rig.wait_synchronized()
+}
+
+/// More changes than the socket holds while the agent does not read: it compares everything.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn lost_notifications_cost_nothing_but_a_comparison() -> Result<()> {
+    let mut rig = loaded()?;
+    let before = rig.fib()?;
+    rig.agent.process()?.signal(Signal::SIGSTOP)?;
+    // Routes of others are filtered; neighbours are not, and each tells of itself. What is ours goes last, unheard.
+    rig.node.run(
+        "seq 0 59999 | while read -r n; do
+             echo neigh replace 198.18.1.$((2 + n % 250)) lladdr 02:00:00:00:$(printf '%02x:%02x' $((n / 256 % 256)) $((n % 256))) dev up1
+         done | ip -batch -
+         ip route flush proto 201
+         ip nexthop flush proto 201",
+    )?;
+    rig.agent.process()?.signal(Signal::SIGCONT)?;
+    rig.wait_fib("all as before", |fib| *fib == before)?;
+    let overruns = rig.agent.metric("backtrail_kernel_overruns_total")?;
+    ensure!(overruns > 0, "no notification was lost: the test proves nothing");
+    rig.node.run("ip neigh flush dev up1")?;
+    rig.wait_synchronized()?;
+    rig.ensure_clean()
+}
+
+/// An uplink goes to another namespace and comes back, with the number that FRR knows it by.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_interface_in_another_namespace_and_back() -> Result<()> {
+    let mut rig = loaded()?;
+    let before = rig.fib()?;
+    let index = "ip -o link show dev up1 | cut -d: -f1";
+    let number = rig.node.run(index)?;
+    rig.node.run(&format!("ip link set dev up1 netns {}", rig.peers[0].name()))?;
+    rig.wait_ways(ROUTES as usize, &[0])?;
+    rig.peers[0].run(&format!("ip link set dev up1 netns {}", rig.node.name()))?;
+    rig.node.run("ip addr add 198.18.1.2/24 dev up1; ip link set dev up1 up")?;
+    ensure!(rig.node.run(index)? == number, "another number: FRR would announce other nexthops");
+    rig.wait_fib("all as before", |fib| *fib == before)?;
+    rig.wait_synchronized()?;
+    rig.ensure_clean()
 }
 
 #[test]

@@ -153,6 +153,17 @@ impl Rig {
         .with_context(|| self.explain())
     }
 
+    /// Waits until a condition is so, for this reason.
+    pub(crate) fn wait_condition(&self, kind: &str, status: &str, reason: &str) -> Result<()> {
+        let holds = || {
+            let all = self.agent.json(&["status"]).unwrap_or_default();
+            let mut all = all["conditions"].as_array().into_iter().flatten();
+            all.any(|it| it["type"] == kind && it["status"] == status && it["reason"] == reason)
+        };
+        let waited = wait_until(WAIT, &format!("{kind} is {status}: {reason}"), holds).map(drop);
+        waited.with_context(|| self.explain())
+    }
+
     /// `backtrail cleanup` takes away all that is left, for tests that end with a stopped agent.
     pub(crate) fn ensure_clean(&mut self) -> Result<()> {
         self.agent.stop()?;

@@ -41,8 +41,8 @@ async fn up_to_now(from: &mut Receiver<Notification>) -> Vec<Notification> {
     loop {
         let notification = next(from, "the mark", Some).await;
         match notification {
-            Notification::Rule { rule, added: true } if rule.priority == MARK => break,
-            Notification::Rule { rule, added: false } if rule.priority == MARK => {}
+            Notification::Rule { rule, added: true, .. } if rule.priority == MARK => break,
+            Notification::Rule { rule, added: false, .. } if rule.priority == MARK => {}
             other => all.push(other),
         }
     }
@@ -111,7 +111,7 @@ fn neighbours_and_rules_are_heard() {
         let (_monitor, mut heard) = listen();
         ip("rule add pref 1100 iif v0 lookup 10000 proto 201");
         let pick = |heard| match heard {
-            Notification::Rule { rule, added } => Some((rule.to_string(), rule.protocol, added)),
+            Notification::Rule { rule, added, .. } => Some((rule.to_string(), rule.protocol, added)),
             _ => None,
         };
         let text = "1100: from all iif v0 lookup 10000".to_owned();

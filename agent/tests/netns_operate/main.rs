@@ -2,5 +2,6 @@
 
 mod apply;
 mod explain;
+mod interference;
 mod rig;
 mod trial;

@@ -1,6 +1,8 @@
 //! The agent as a process, driven through its command line alone.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -134,6 +136,17 @@ impl Agent {
         ]
     }
 
+    /// Empties its `--state-dir`, as a node's new installation does.
+    ///
+    /// # Errors
+    /// When the folder cannot be made anew.
+    pub fn forget(&self) -> Result<()> {
+        let state = self.folder.join("state");
+        fs::remove_dir_all(&state)
+            .and_then(|()| fs::create_dir(&state))
+            .with_context(|| format!("cannot empty {}", state.display()))
+    }
+
     /// Its manifest file.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
@@ -188,6 +201,34 @@ impl Agent {
         let (_, text) = self.command(&all)?;
         serde_json::from_str(&text)
             .with_context(|| format!("backtrail {arguments:?} printed no JSON: {text}"))
+    }
+
+    /// The value of a sample of its metrics, by name and labels as they stand on the page; 0 where there is none.
+    ///
+    /// # Errors
+    /// When its metrics are not served.
+    pub fn metric(&self, sample: &str) -> Result<u64> {
+        let page = self.namespace.enter(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect("127.0.0.1:9472")?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page)?;
+            Ok(page)
+        })??;
+        let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        Ok(line.and_then(|value| value.trim().parse::<f64>().ok()).unwrap_or(0.0) as u64)
+    }
+
+    /// Memory that it holds now, in bytes (`VmRSS` of proc(5)).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn memory(&mut self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process()?.pid());
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.context("no VmRSS")? * 1024)
     }
 
     /// `backtrail cleanup`: removes all that the stopped agent owns.

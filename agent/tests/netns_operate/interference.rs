@@ -1,0 +1,123 @@
+//! Others that meddle with rules and static routes of ours, and what an agent of another configuration left.
+
+use anyhow::{Result, ensure};
+use backtrail_lab::Monitor;
+
+use crate::rig::{Rig, manifests};
+
+const DESTINATIONS: [&str; 3] = ["10.1.0.0/16", "10.2.0.0/16", "2001:db8:1::/48"];
+
+fn rules(rig: &Rig) -> Result<String> {
+    rig.node.run("ip rule; ip -6 rule")
+}
+
+fn has_all(rig: &Rig) -> bool {
+    rules(rig).is_ok_and(|text| DESTINATIONS.iter().all(|net| text.contains(&format!("to {net} "))))
+}
+
+/// As systemd-networkd and its kin do when they restart.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn flushed_rules_are_put_back_counted_and_their_remover_named() -> Result<()> {
+    let rig = Rig::start("flush", manifests("false", "{}", &DESTINATIONS))?;
+    rig.wait("the rules are there", has_all)?;
+    let before = rules(&rig)?;
+    let ours = before.matches("proto 201").count() as u64;
+    for (number, flush) in ["ip rule flush proto 201; ip -6 rule flush proto 201", "ip rule flush proto 201"]
+        .into_iter()
+        .enumerate()
+    {
+        let mended = || {
+            Ok::<_, anyhow::Error>(rig.agent.json(&["status"])?["fibDrift"]["mended"].as_u64().unwrap_or(0))
+        };
+        let at = mended()?;
+        rig.node.run(flush)?;
+        rig.wait("all are back", |rig| rules(rig).is_ok_and(|now| now == before))?;
+        rig.wait("the drift is counted", |_| mended().is_ok_and(|now| now > at))?;
+        if number == 0 {
+            let counted = rig.agent.metric("backtrail_reconcile_drift_mended_total{cause=\"rule\"}")?;
+            ensure!(counted >= ours, "{counted} of {ours}");
+        }
+    }
+    rig.wait_reason("ForeignInterference", "RuleDeleted")?;
+    let status = rig.agent.json(&["status"])?;
+    let notes = status["fibDrift"]["recent"].to_string();
+    ensure!(notes.contains("to 10.1.0.0/16") && notes.contains(" deleted by "), "{notes}");
+    ensure!(rig.agent.log().contains("drift: rule "), "{}", rig.agent.log());
+
+    // Two tools that both want the band's rules: one write of ours for each loss, and nobody else's is touched.
+    let monitor = Monitor::start(&rig.node)?;
+    for _ in 0..20 {
+        rig.node.run("ip rule del to 10.1.0.0/16 proto 201; ip rule add to 10.77.0.0/16 lookup 77 pref 1500; ip rule del pref 1500")?;
+        rig.wait("it is back", |rig| rules(rig).is_ok_and(|now| now == before))?;
+    }
+    let lines = monitor.lines()?;
+    let added =
+        lines.iter().filter(|line| !line.contains("Deleted") && line.contains("to 10.1.0.0/16")).count();
+    ensure!(added == 20, "{added} writes after 20 losses: {lines:?}");
+    Ok(())
+}
+
+/// The carrier of a static gateway's interface drops: its default route goes, and is what it was when it returns.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_static_gateway_follows_its_carrier() -> Result<()> {
+    let rig = Rig::start("carrier", manifests("false", "{}", &DESTINATIONS))?;
+    let table = || rig.node.run("ip route show table 10001; ip -6 route show table 10001");
+    rig.wait("the gateway is there", |_| table().is_ok_and(|text| text.contains("default via 192.0.2.1")))?;
+    rig.wait_reason("Ready", "AllWell")?;
+    let before = table()?;
+    for _ in 0..3 {
+        rig.peer.run("ip link set eth0 down")?;
+        rig.wait("it goes with the carrier", |_| table().is_ok_and(|text| !text.contains("192.0.2.1")))?;
+        ensure!(
+            table()?.contains("unreachable default"),
+            "traffic of the VRF does not leave by main: {}",
+            table()?
+        );
+        rig.peer.run("ip link set eth0 up")?;
+        rig.wait("all is as before", |_| table().is_ok_and(|now| now == before))?;
+    }
+    let log = rig.agent.log();
+    ensure!(log.contains("usable again after "), "the time without is told: {log}");
+    rig.wait_reason("Ready", "AllWell")
+}
+
+/// Killed, and started with other tables, rules and objects: the former ones go, and what others put beside them stays.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn what_an_older_configuration_left_goes_and_nothing_else() -> Result<()> {
+    let mut rig = Rig::start("leftovers", manifests("false", "{}", &DESTINATIONS))?;
+    rig.wait("the rules are there", has_all)?;
+    rig.node.run(
+        "ip route add 172.16.0.0/16 via 192.0.2.1 table 10001 proto static metric 7
+         ip rule add to 172.17.0.0/16 lookup 10001 pref 900 proto static
+         ip nexthop add id 7 via 192.0.2.1 dev wan proto static
+         ip route add 172.18.0.0/16 nhid 7 table 10001",
+    )?;
+    let others = foreign(&rig)?;
+    ensure!(others.lines().count() == 4, "{others}");
+    rig.agent.kill()?;
+    let newer = manifests("false", "{}", &["10.3.0.0/16"])
+        .replace("name: red, table: 10001", "name: blue, table: 10002");
+    rig.agent.write_manifests(&newer)?;
+    // The record of what is ours is lost too: the kernel's marks suffice.
+    rig.agent.forget()?;
+    rig.agent.run()?;
+    rig.wait("only what is asked for now", |rig| {
+        let text = rules(rig).unwrap_or_default() + &rig.ours().unwrap_or_default();
+        text.contains("10.3.0.0/16")
+            && DESTINATIONS.iter().all(|net| !text.contains(net))
+            && !text.lines().any(|line| line.contains("proto 201") && line.contains("10001"))
+    })?;
+    ensure!(foreign(&rig)? == others, "before:\n{others}now:\n{}", foreign(&rig)?);
+    rig.wait_reason("Ready", "AllWell")
+}
+
+/// What others have in the tables and bands of ours.
+fn foreign(rig: &Rig) -> Result<String> {
+    rig.node.run(
+        "ip route show table 10001 proto static; ip route show table 10001 proto boot; ip rule show pref 900
+         ip nexthop show id 7",
+    )
+}
