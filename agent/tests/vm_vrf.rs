@@ -154,6 +154,19 @@ fn a_created_vrf_keeps_what_its_interfaces_had_and_leaves_no_trace() -> Result<(
     ] {
         net.until(&agent, key, || net.node.read_sysctl(key).is_ok_and(|now| now == value))?;
     }
+    // What comes in by a member is looked up by the kernel's own l3mdev rule, in the VRF's table; so says the kernel.
+    for (target, verdict) in [
+        (["udp", "192.0.2.1:5", "198.51.100.7:6"], "leaves by e1 via 10.0.1.1"),
+        (["udp", "[2001:db8:120::1]:5", "[2001:db8:9::1]:6"], "leaves by e1 via fd00:1::1"),
+        (["udp", "192.0.2.1:5", "203.0.114.1:6"], "is refused: unreachable"),
+        (["tcp", "192.0.2.1:5", "192.0.2.10:6"], "is delivered to this node"),
+    ] {
+        let said = agent.json(&[&["explain"], &target[..], &["--iif", "v.120"]].concat())?;
+        let forward = &said["directions"][0];
+        ensure!(forward["agrees"] == true && forward["verdict"] == verdict, "{target:?}: {said:#}");
+        let steps = forward["steps"].to_string();
+        ensure!(steps.contains("l3mdev") && steps.contains("table 10001"), "{target:?}: {said:#}");
+    }
     let status = agent.json(&["status"])?;
     let vrf = &status["vrfs"][0];
     ensure!(vrf["mode"] == "Create" && vrf["deviceIndex"].is_u64(), "{vrf}");

@@ -154,3 +154,23 @@ fn loses_nexthops(was: &Link, now: &Link) -> bool {
 pub(super) fn answers(neighbour: Option<&Neighbour>) -> bool {
     neighbour.is_some_and(|n| n.state == NeighbourState::Valid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_lasts_from_the_loss_to_the_return_and_not_beyond_the_link() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let link = |ifindex, carrier| (ifindex, Link { carrier, ..Link::ethernet(ifindex, "up") });
+        let links = |one, two| Links::from([link(1, one), link(2, two)]);
+        let mut outages = Outages::default();
+        assert_eq!(outages.update(&links(true, false), start), (vec![], vec![]), "2 never worked");
+        assert_eq!(outages.update(&links(false, false), start), (vec![1], vec![]));
+        assert_eq!(outages.update(&links(false, true), start + second), (vec![], vec![]));
+        assert_eq!(outages.update(&links(true, true), start + 3 * second), (vec![], vec![(1, 3 * second)]));
+        assert_eq!(outages.update(&links(false, true), start), (vec![1], vec![]));
+        assert_eq!(outages.update(&Links::from([link(2, true)]), start), (vec![], vec![]), "it is gone");
+        assert_eq!(outages.update(&links(true, true), start), (vec![], vec![]), "and another one is new");
+    }
+}

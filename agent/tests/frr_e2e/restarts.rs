@@ -112,7 +112,7 @@ fn all_killed_at_once(install: &FrrInstall) -> Result<()> {
     let mut steady = Steady::start(install)?;
     steady.rig.node.run(
         "ip route add 172.16.0.0/16 via 192.0.2.1 proto static; ip rule add to 172.17.0.0/16 lookup 7 pref 900
-         ip nexthop add id 7 via 192.0.2.1 dev up1; ip route add 172.18.0.0/16 nhid 7 proto 99",
+         ip nexthop add id 77777 via 192.0.2.1 dev up1 proto static; ip route add 172.18.0.0/16 nhid 77777 proto 99",
     )?;
     let foreign = || {
         steady.rig.node.run(
