@@ -15,6 +15,12 @@ pub(crate) fn root() -> &'static Path {
 pub(crate) fn command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What cargo tells of the package `xtask`: build scripts (ring's) look at these, and would be run again, with all that
+    // depends on them, whenever cargo is run by hand and by a task in turn.
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -8,6 +8,9 @@ use crate::metrics::{Cause, Metrics};
 /// Notes that are kept.
 const MAX_NOTES: usize = 20;
 
+/// `PID_MAX_LIMIT` (include/linux/threads.h): higher ports are those of a process's further sockets, drawn by the kernel.
+const MAX_PID: u32 = 4_194_304;
+
 /// Who did it, as far as a notification tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Author {
@@ -25,6 +28,7 @@ impl Display for Author {
             Self::Port(0) => write!(f, "by the kernel"),
             Self::Port(port) => match process(*port) {
                 Some(name) => write!(f, "by {name} (process {port})"),
+                None if *port > MAX_PID => write!(f, "by an unknown process (netlink port {port})"),
                 None => write!(f, "by a process that has ended (netlink port {port})"),
             },
             Self::Protocol(protocol) => {

@@ -116,7 +116,7 @@ fn all_killed_at_once(install: &FrrInstall) -> Result<()> {
     )?;
     let foreign = || {
         steady.rig.node.run(
-            "ip route show proto static; ip route show proto 99; ip rule show pref 900; ip nexthop show id 7",
+            "ip route show proto static; ip route show proto 99; ip rule show pref 900; ip nexthop show id 77777",
         )
     };
     let before = foreign()?;

@@ -7,8 +7,9 @@ use crate::rig::{Rig, manifests};
 
 const DESTINATIONS: [&str; 3] = ["10.1.0.0/16", "10.2.0.0/16", "2001:db8:1::/48"];
 
+/// Sorted: rules of one priority never overlap, and stand in the order in which they came.
 fn rules(rig: &Rig) -> Result<String> {
-    rig.node.run("ip rule; ip -6 rule")
+    rig.node.run("(ip rule; ip -6 rule) | sort")
 }
 
 fn has_all(rig: &Rig) -> bool {
