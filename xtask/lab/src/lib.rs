@@ -32,6 +32,7 @@ mod raw;
 mod sniffer;
 mod suite;
 mod traffic;
+pub mod transfer;
 pub mod ways;
 
 pub use agent::{Agent, AgentOptions, CAPABILITIES, InCluster};

@@ -1,0 +1,12 @@
+//! Steering on real wires: a real agent, real and hand-made packets, and who sees which frame.
+//!
+//! ```text
+//! client --- router ---(rdef vdef: default route)--- node (services on lo)
+//!                  \---(rred vred: requests)--------/
+//! ```
+
+mod gateways;
+mod never;
+mod order;
+mod rig;
+mod traffic;

@@ -1,0 +1,132 @@
+//! A real agent on a node with two ways to its clients.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::frames::{self, L4};
+use backtrail_lab::ways::TwoWays;
+use backtrail_lab::{Agent, AgentOptions, Lab, Namespace, send_packet, wait_until};
+use serde_json::Value;
+
+/// For what the agent does.
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
+/// For one exchange.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A `ReturnPath` for these interfaces, with further lines of its spec.
+pub(crate) fn return_path(interfaces: &[&str], spec: &str) -> String {
+    let interfaces: Vec<String> = interfaces.iter().map(|name| format!("{{name: {name}}}")).collect();
+    format!(
+        "apiVersion: backtrail.dev/v1alpha1
+kind: ReturnPath
+metadata: {{name: services}}
+spec:
+  interfaces: [{}]
+{spec}",
+        interfaces.join(", ")
+    )
+}
+
+/// Starts an agent, and waits until its programs are where the manifests and routes want them: on `interfaces`, and those
+/// that are named here learn.
+pub(crate) fn start_agent(
+    lab: &Lab,
+    node: &Namespace,
+    manifests: String,
+    interfaces: &[&str],
+) -> Result<Agent> {
+    let arguments = ["--fpm-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+    let arguments = arguments.map(str::to_owned).to_vec();
+    let options = AgentOptions { manifests, arguments, ..AgentOptions::default() };
+    let agent = Agent::start(lab, node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
+    wait_attached(&agent, interfaces)?;
+    Ok(agent)
+}
+
+/// Waits until these interfaces have all their programs.
+pub(crate) fn wait_attached(agent: &Agent, interfaces: &[&str]) -> Result<()> {
+    let attached =
+        |name: &&str| interface(agent, name).is_ok_and(|interface| interface["state"] == "Attached");
+    let waited = wait_until(WAIT, "programs are attached", || interfaces.iter().all(attached));
+    waited.map(drop).with_context(|| format!("{:?}\n{}", agent.command(&["status"]), agent.log()))
+}
+
+/// What the status says of an interface.
+pub(crate) fn interface(agent: &Agent, name: &str) -> Result<Value> {
+    let status = agent.json(&["status"])?;
+    let all = status["returnPath"]["interfaces"].as_array().cloned().unwrap_or_default();
+    all.into_iter()
+        .find(|interface| interface["name"] == name)
+        .with_context(|| format!("no {name} in {status}"))
+}
+
+/// A counter of an interface.
+pub(crate) fn counter(agent: &Agent, name: &str, counter: &str) -> Result<u64> {
+    let interface = interface(agent, name)?;
+    interface["counters"][counter].as_u64().with_context(|| format!("no {counter} in {interface}"))
+}
+
+/// The net with an agent; fields are dropped in this order.
+pub(crate) struct Place {
+    pub(crate) agent: Agent,
+    net: TwoWays,
+}
+
+impl Deref for Place {
+    type Target = TwoWays;
+
+    fn deref(&self) -> &TwoWays {
+        &self.net
+    }
+}
+
+impl Place {
+    /// An agent that steers what comes in by `vred`.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        Self::with(name, "", |_| Ok(()))
+    }
+
+    /// The same with further lines of the `ReturnPath`'s spec, on a node that `prepare` has made ready.
+    pub(crate) fn with(name: &str, spec: &str, prepare: impl FnOnce(&TwoWays) -> Result<()>) -> Result<Self> {
+        let net = TwoWays::new(name)?;
+        prepare(&net)?;
+        let agent = start_agent(&net.lab, &net.node, return_path(&["vred"], spec), &["vred", "vdef"])?;
+        Ok(Self { agent, net })
+    }
+
+    /// A counter of an interface.
+    pub(crate) fn counter(&self, interface: &str, name: &str) -> Result<u64> {
+        counter(&self.agent, interface, name)
+    }
+
+    /// Waits until a counter of an interface is at least so high: the status is some seconds old.
+    pub(crate) fn wait_counter(&self, interface: &str, name: &str, least: u64) -> Result<()> {
+        let reached = || self.counter(interface, name).is_ok_and(|count| count >= least);
+        wait_until(WAIT, &format!("{name} of {interface} is {least}"), reached).map(drop)
+    }
+}
+
+/// Sends a packet with all its checksums from a namespace, by its routes.
+pub(crate) fn send(from: &Namespace, source: &str, destination: &str, l4: L4, hops: u8) -> Result<()> {
+    send_packet(from, &frames::packet(source.parse::<IpAddr>()?, destination.parse::<IpAddr>()?, l4, hops))
+}
+
+/// Whether a frame is of this protocol.
+pub(crate) fn is(protocol: u8) -> impl Fn(&backtrail_lab::Frame) -> bool {
+    move |frame| frame.protocol == protocol
+}
+
+/// Fails unless all frames left by the interface of the request.
+pub(crate) fn ensure_steered(what: &str, wires: backtrail_lab::ways::Wires) -> Result<()> {
+    ensure!(wires.are_steered(), "{what}: {wires:?}");
+    Ok(())
+}
+
+/// Fails unless all frames followed the default route.
+pub(crate) fn ensure_untouched(what: &str, wires: backtrail_lab::ways::Wires) -> Result<()> {
+    ensure!(wires.follow_default(), "{what}: {wires:?}");
+    Ok(())
+}
