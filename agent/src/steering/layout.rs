@@ -344,8 +344,7 @@ fn retired(old: &Path, plan: &SteeringPlan, slot: u32) -> Path {
     else {
         return Path { state: maps::PATH_DOWN, flags: 0, slot, ..*old };
     };
-    let failed =
-        matches!(key.kind, PathKind::Gateway(gateway) if plan.failed.contains(&(key.ifindex, gateway)));
+    let failed = matches!(key.kind, PathKind::Gateway(to) | PathKind::Auto(Some(to)) if plan.failed.contains(&(key.ifindex, to)));
     let interface_up = plan.paths.iter().any(|(other, path)| other.ifindex == key.ifindex && path.up);
     path(key, &crate::plan::steering::Path { up: interface_up && !failed, ..*now }, slot)
 }

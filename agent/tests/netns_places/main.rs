@@ -8,5 +8,8 @@
 mod gateways;
 mod never;
 mod order;
+mod pods;
 mod rig;
+mod scope;
+mod sink;
 mod traffic;

@@ -91,9 +91,19 @@ impl Place {
 
     /// The same with further lines of the `ReturnPath`'s spec, on a node that `prepare` has made ready.
     pub(crate) fn with(name: &str, spec: &str, prepare: impl FnOnce(&TwoWays) -> Result<()>) -> Result<Self> {
+        Self::bare(name, spec, &["vred", "vdef"], prepare)
+    }
+
+    /// The same where other interfaces than those two get programs.
+    pub(crate) fn bare(
+        name: &str,
+        spec: &str,
+        attached: &[&str],
+        prepare: impl FnOnce(&TwoWays) -> Result<()>,
+    ) -> Result<Self> {
         let net = TwoWays::new(name)?;
         prepare(&net)?;
-        let agent = start_agent(&net.lab, &net.node, return_path(&["vred"], spec), &["vred", "vdef"])?;
+        let agent = start_agent(&net.lab, &net.node, return_path(&["vred"], spec), attached)?;
         Ok(Self { agent, net })
     }
 

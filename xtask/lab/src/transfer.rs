@@ -15,9 +15,33 @@ use crate::traffic::connect;
 /// # Errors
 /// When nothing moves for `timeout`, or other bytes come back.
 pub fn stream(namespace: &Namespace, target: SocketAddr, bytes: usize, timeout: Duration) -> Result<()> {
+    exchange(namespace, None, target, bytes, timeout)
+}
+
+/// [`stream`] from a given address.
+///
+/// # Errors
+/// When nothing moves for `timeout`, or other bytes come back.
+pub fn stream_from(
+    namespace: &Namespace,
+    source: SocketAddr,
+    target: SocketAddr,
+    bytes: usize,
+    timeout: Duration,
+) -> Result<()> {
+    exchange(namespace, Some(source), target, bytes, timeout)
+}
+
+fn exchange(
+    namespace: &Namespace,
+    source: Option<SocketAddr>,
+    target: SocketAddr,
+    bytes: usize,
+    timeout: Duration,
+) -> Result<()> {
     let timeout = patient(timeout);
     let stream = namespace
-        .enter(|| connect(None, target, timeout))?
+        .enter(|| connect(source, target, timeout))?
         .with_context(|| format!("no TCP connection from {} to {target}", namespace.name()))?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;

@@ -70,12 +70,15 @@ fn plan_family(input: &SteeringInput<'_>, listed: &Listed<'_>, family: Family, p
         ethernet: ethernet(link),
         mac: link.mac,
     };
-    plan.paths.insert(default, template);
+    let failed = |plan: &SteeringPlan, gateway| plan.failed.contains(&(link.ifindex, gateway));
+    // Clients on the link itself are few, and the routing table leads to them, too.
+    let only = if let PathKind::Auto(only) = default.kind { only } else { None };
+    let dead = only.is_some_and(|gateway| failed(plan, gateway));
+    plan.paths.insert(default, Path { up: template.up && !dead, ..template });
     for gateway in gateways {
         let key = PathKey { kind: PathKind::Gateway(gateway), ..default };
         let neighbour = neighbour(input, link.ifindex, gateway);
-        let failed = plan.failed.contains(&(link.ifindex, gateway));
-        plan.paths.insert(key, Path { up: template.up && !failed, ..template });
+        plan.paths.insert(key, Path { up: template.up && !failed(plan, gateway), ..template });
         // With one gateway prescribed there is nothing to choose by MAC.
         if let (false, Some(mac)) = (key == default, neighbour.and_then(|entry| entry.mac)) {
             plan.macs.entry(MacKey { ifindex: link.ifindex, family, mac }).or_insert(key);

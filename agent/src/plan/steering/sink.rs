@@ -15,6 +15,8 @@ use crate::status::reason;
 
 /// The kernel's default metric of IPv6 routes; IPv4 has 0.
 const METRIC_IPV6: u32 = 1024;
+/// `IPV6_MIN_MTU` (RFC 8200, section 5).
+const LEAST_MTU_IPV6: u32 = 1280;
 
 /// Adds the sink's device, rules and routes, and the reverse-path filters of the listed interfaces.
 /// Interfaces in `Shadow` ask for none of it.
@@ -38,10 +40,11 @@ pub(super) fn plan(input: &SteeringInput<'_>, listed: &[Listed<'_>], plan: &mut 
         for family in ["ipv4", "ipv6"] {
             plan.sysctls.insert(format!("net/{family}/conf/{SINK_NAME}/forwarding"), "1".to_owned());
         }
+        let way = Way { config: &input.intent.config, device, mtu: smallest_mtu(input, plan) };
         for &family in &lacking {
-            plan.routes.push(route(&input.intent.config, device, TABLE_MAIN, u32::MAX, family));
+            plan.routes.push(way.route(TABLE_MAIN, u32::MAX, family));
         }
-        lead_services(input, listed, &services, device, plan);
+        lead_services(input, listed, &services, &way, plan);
     }
     for listed in enforced().filter(|listed| listed.asked.manage_rp_filter) {
         let table = checked_table(plan, listed.link.ifindex);
@@ -85,13 +88,13 @@ fn lead_services(
     input: &SteeringInput<'_>,
     listed: &[Listed<'_>],
     services: &BTreeSet<IpNet>,
-    device: &Link,
+    way: &Way<'_>,
     plan: &mut SteeringPlan,
 ) {
     if services.is_empty() {
         return;
     }
-    let config = &input.intent.config;
+    let config = way.config;
     let Some(table) = free_table(input) else {
         let message = "every table of ownership.tables is used by a VRF: widen the range by one".to_owned();
         let mut full = condition(&owners(listed), SINK_NAME, reason::UNSUPPORTED, message);
@@ -105,7 +108,7 @@ fn lead_services(
             continue;
         }
         let metric = if family == Family::Ipv6 { METRIC_IPV6 } else { 0 };
-        plan.routes.push(route(config, device, table, metric, family));
+        plan.routes.push(way.route(table, metric, family));
         // They all lead to one table: among them order decides nothing.
         let priority = config.rule_priorities.1;
         let rule = Rule::all(family, priority, RuleAction::Lookup(table), config.route_protocol);
@@ -121,18 +124,34 @@ fn free_table(input: &SteeringInput<'_>) -> Option<u32> {
     (first..=last).rev().find(|table| !used.contains(table))
 }
 
-fn route(config: &Config, device: &Link, table: u32, metric: u32, family: Family) -> KernelRoute {
-    let prefix = match family {
-        Family::Ipv4 => IpNet::V4(Ipv4Net::default()),
-        Family::Ipv6 => IpNet::V6(Ipv6Net::default()),
-    };
-    let hop = Hop { gateway: None, ifindex: device.ifindex, onlink: false, family };
-    KernelRoute {
-        key: RouteKey { table, prefix, metric },
-        target: RouteTarget::Inline(vec![(hop, 1)]),
-        preferred_source: None,
-        mtu: None,
-        protocol: config.route_protocol,
-        scope_link: family == Family::Ipv4,
+/// Bytes that fit every way out. The sink's own MTU means nothing: whom a packet from there does not fit on, nobody tells.
+fn smallest_mtu(input: &SteeringInput<'_>, plan: &SteeringPlan) -> Option<u32> {
+    let leads_out =
+        |link: &&Link| link.up && link.name != SINK_NAME && plan.interfaces.contains_key(&link.ifindex);
+    input.links.iter().filter(leads_out).map(|link| link.mtu).min()
+}
+
+/// What the routes to the sink have in common.
+struct Way<'a> {
+    config: &'a Config,
+    device: &'a Link,
+    mtu: Option<u32>,
+}
+
+impl Way<'_> {
+    fn route(&self, table: u32, metric: u32, family: Family) -> KernelRoute {
+        let (prefix, least) = match family {
+            Family::Ipv4 => (IpNet::V4(Ipv4Net::default()), 0),
+            Family::Ipv6 => (IpNet::V6(Ipv6Net::default()), LEAST_MTU_IPV6),
+        };
+        let hop = Hop { gateway: None, ifindex: self.device.ifindex, onlink: false, family };
+        KernelRoute {
+            key: RouteKey { table, prefix, metric },
+            target: RouteTarget::Inline(vec![(hop, 1)]),
+            preferred_source: None,
+            mtu: self.mtu.map(|mtu| mtu.max(least)).filter(|mtu| *mtu != self.device.mtu),
+            protocol: self.config.route_protocol,
+            scope_link: family == Family::Ipv4,
+        }
     }
 }

@@ -301,6 +301,7 @@ fn a_failed_gateway_and_a_dead_interface_take_paths_down() {
     let gateway = key(3, Family::Ipv4, PathKind::Gateway(ip("10.0.3.1")));
     let plan = node.plan();
     assert!(!plan.paths[&gateway].up);
+    assert!(!plan.paths[&learn(&plan, 3).default_ipv4].up, "requests of unknown MACs go back to it, too");
     assert!(plan.paths[&learn(&plan, 3).default_ipv6].up);
     node.link("vred").carrier = false;
     assert!(node.plan().paths.values().all(|path| !path.up));
@@ -359,6 +360,21 @@ fn service_addresses_are_led_to_the_sink() {
     assert_eq!(routes, [(10998, net("0.0.0.0/0"), 0), (10998, net("::/0"), 1024)]);
     assert!(matches!(&plan.routes[0].target, RouteTarget::Inline(hops) if hops[0].0.ifindex == 9));
     assert!(plan.interfaces[&9].sink);
+}
+
+#[test]
+fn what_is_led_to_the_sink_fits_every_way_out() {
+    let listed = ReturnPathInterface {
+        virtual_ips: vec![net("198.51.100.10/32"), net("2001:db8::/64")],
+        ..asked("vred")
+    };
+    let mut node = Node::new(vec![listed]).with_sink();
+    let mtus = |node: &Node| node.plan().routes.iter().map(|route| route.mtu).collect::<Vec<_>>();
+    assert_eq!(mtus(&node), [None, None], "the sink's own is right");
+    node.link("vred").mtu = 1200;
+    assert_eq!(mtus(&node), [Some(1200), Some(1280)]);
+    node.link("vred").mtu = 9000;
+    assert_eq!(mtus(&node), [None, None], "another way is no larger than the sink");
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! Services in pods behind DNAT.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use backtrail_lab::ways::{TwoWays, VIP4, VIP6};
+use backtrail_lab::{End, Namespace, TcpEcho, UdpEcho, tcp_exchange, transfer, udp_exchange};
+
+use crate::rig::{PATIENCE, Place, ensure_steered};
+
+/// A pod with echo services, and its addresses.
+struct Pod {
+    _tcp: [TcpEcho; 2],
+    _udp: [UdpEcho; 2],
+    _space: Namespace,
+}
+
+/// Where the pod's services are, behind port 80 of the service addresses.
+const BACKENDS: [&str; 2] = ["10.244.0.2:8080", "[fd00:244::2]:8080"];
+
+fn with_pod(net: &TwoWays) -> Result<Pod> {
+    let space = net.lab.namespace("pod")?;
+    net.lab.connect(
+        &End::new(&space, "eth0", &["10.244.0.2/24", "fd00:244::2/64"]),
+        &End::new(&net.node, "vpod", &["10.244.0.1/24", "fd00:244::1/64"]),
+    )?;
+    space.run("ip route add default via 10.244.0.1; ip -6 route add default via fd00:244::1")?;
+    let [v4, v6] = [BACKENDS[0].parse()?, BACKENDS[1].parse()?];
+    Ok(Pod {
+        _tcp: [TcpEcho::start(&space, v4)?, TcpEcho::start(&space, v6)?],
+        _udp: [UdpEcho::start(&space, v4)?, UdpEcho::start(&space, v6)?],
+        _space: space,
+    })
+}
+
+/// As kube-proxy has it: with `masquerade`, pods see the node as the client.
+fn translate(node: &Namespace, masquerade: bool) -> Result<()> {
+    node.run(&format!(
+        "nft add table inet lb
+         nft 'add chain inet lb prerouting {{ type nat hook prerouting priority dstnat; }}'
+         nft 'add chain inet lb postrouting {{ type nat hook postrouting priority srcnat; }}'
+         nft add rule inet lb prerouting ip daddr {VIP4} meta l4proto '{{ tcp, udp }}' th dport 80 dnat ip to {}
+         nft add rule inet lb prerouting ip6 daddr {VIP6} meta l4proto '{{ tcp, udp }}' th dport 80 dnat ip6 to {}",
+        BACKENDS[0], BACKENDS[1]
+    ))?;
+    if masquerade {
+        node.run("nft add rule inet lb postrouting oifname vpod masquerade")?;
+    }
+    Ok(())
+}
+
+/// TCP, UDP, and more of it than fits a packet, to both service addresses.
+fn assert_answered(place: &Place) -> Result<()> {
+    for service in [VIP4, VIP6] {
+        let target: SocketAddr = (service.parse::<IpAddr>()?, 80).into();
+        let tcp = || tcp_exchange(&place.client, None, target, PATIENCE).map(drop);
+        ensure_steered("TCP", place.wires(tcp)?)?;
+        let udp = || udp_exchange(&place.client, None, target, PATIENCE).map(drop);
+        ensure_steered("UDP", place.wires(udp)?)?;
+        let large = || transfer::stream(&place.client, target, 1 << 20, PATIENCE);
+        ensure_steered("1 MiB", place.wires(large)?)?;
+        let fragments = || transfer::datagram(&place.client, target, 4000, PATIENCE);
+        ensure_steered("fragments", place.wires(fragments)?)?;
+    }
+    Ok(())
+}
+
+fn answers(name: &str, masquerade: bool) -> Result<()> {
+    let mut pod = None;
+    let place = Place::with(name, "", |net| {
+        pod = Some(with_pod(net)?);
+        translate(&net.node, masquerade)
+    })?;
+    assert_answered(&place)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pod_behind_dnat_answers_by_the_way_of_the_request() -> Result<()> {
+    answers("dnat", false)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pod_behind_dnat_and_masquerade_answers_by_the_way_of_the_request() -> Result<()> {
+    answers("masq", true)
+}
+
+/// The pod is told of the smaller MTU of the way back, through the translation.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pod_learns_the_mtu_of_the_way_back() -> Result<()> {
+    let mut pod = None;
+    let place = Place::with("podmtu", "", |net| {
+        pod = Some(with_pod(net)?);
+        translate(&net.node, false)?;
+        net.router.run("ip link set rred mtu 1300")?;
+        // Clients announce what their own link takes.
+        net.node.run("ip link set vred mtu 1300").map(drop)
+    })?;
+    assert_answered_in_segments(&place)?;
+    ensure!(place.counter("vred", "dropped")? == 0);
+    place.wait_counter("vred", "tooBig", 2)
+}
+
+/// IPv4 datagrams that may be fragmented are left to the FIB where they do not fit: only TCP here.
+fn assert_answered_in_segments(place: &Place) -> Result<()> {
+    for service in [VIP4, VIP6] {
+        let target: SocketAddr = (service.parse::<IpAddr>()?, 80).into();
+        ensure_steered("1 MiB", place.wires(|| transfer::stream(&place.client, target, 1 << 20, PATIENCE))?)?;
+    }
+    Ok(())
+}
