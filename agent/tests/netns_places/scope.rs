@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::frames;
 use backtrail_lab::ways::{CLIENT4, CLIENT6, VIP4, VIP6};
 use backtrail_lab::{TcpEcho, tcp_exchange, wait_until};
 
-use crate::rig::{PATIENCE, Place, WAIT, return_path};
+use crate::rig::{PATIENCE, Place, WAIT, interface, return_path, send};
 
 /// Service addresses beside the first.
 const OTHERS: [&str; 2] = ["198.51.100.11", "2001:db8:5::11"];
@@ -103,15 +104,19 @@ fn a_dead_gateway_leaves_replies_to_the_routes_or_drops_them() -> Result<()> {
             "ip neigh replace 10.0.2.2 dev rred nud permanent lladdr $(ip neigh show 10.0.2.2 dev rred | cut -d' ' -f3)",
         )?;
         place.router.sysctl("net.ipv4.conf.rred.arp_ignore", "8")?;
+        // The kernel would ask again after half a minute.
+        place.node.run("ip neigh replace 10.0.2.1 dev vred nud failed")?;
+        // By UDP: the progress of TCP would prove to the kernel that the gateway is there.
         let expected = || -> Result<bool> {
-            let target = SocketAddr::from((VIP4.parse::<IpAddr>()?, backtrail_lab::ways::ECHO_PORT));
             let wires = place.wires(|| {
-                drop(tcp_exchange(&place.client, None, target, std::time::Duration::from_millis(500)));
-                Ok(())
+                let request = frames::udp(30_000, backtrail_lab::ways::ECHO_PORT);
+                send(&place.client, CLIENT4, VIP4, request, 64)
             })?;
             Ok(if drops { wires.default + wires.request == 0 } else { wires.follow_default() })
         };
-        wait_until(WAIT, policy, || expected().unwrap_or(false))?;
+        wait_until(WAIT, policy, || expected().unwrap_or(false)).with_context(|| {
+            format!("{:?} {:?} {:?}", place.node.run("ip neigh"), interface(&place.agent, "vred"), expected())
+        })?;
         let (counter, other) = if drops { ("dropped", "pathDown") } else { ("pathDown", "dropped") };
         place.wait_counter("vred", counter, 1)?;
         ensure!(place.counter("vred", other)? == 0, "{policy}");
