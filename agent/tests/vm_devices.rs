@@ -26,7 +26,7 @@ use serde_json::Value;
 const SERVICES: [&str; 2] = ["198.51.100.10", "2001:db8:5::10"];
 const PORT: u16 = 7000;
 /// Emulated machines are slow.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(60);
 
 const RETURN_PATH: &str = "apiVersion: backtrail.dev/v1alpha1
 kind: ReturnPath
