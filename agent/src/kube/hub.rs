@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch as latest};
 
 use super::Snapshot;
+use super::apply::Applier;
 use super::events::Herald;
 use super::node::{ClusterNode, Facts};
 use super::pace::{Pace, jitter};
 use super::sum::{Raw, Reports, without_numbers};
 use super::trouble::Trouble;
 use super::watch::{Message, StateChange};
-use crate::api::{API_VERSION, GROUP};
+use crate::api::GROUP;
 use crate::intent::types::ObjectRef;
 use crate::intent::{Change, ClusterObjects, KINDS};
 use crate::status::reason;
@@ -50,21 +51,37 @@ struct Hub {
     /// What was logged since everything last worked: each trouble once, however often it comes and goes.
     told: Vec<Trouble>,
     reports: Reports,
-    /// When the status of an object may be written again: at all, and for its numbers alone.
-    next: BTreeMap<ObjectRef, (Instant, Instant)>,
+    /// News: an object was edited, or a status written.
+    owed: Option<bool>,
+    /// Of every object whose status was written.
+    paced: BTreeMap<ObjectRef, Paced>,
     pace: Pace,
 }
 
+/// When the status of an object may be written again.
+struct Paced {
+    /// At all.
+    next: Instant,
+    /// For its numbers alone.
+    numbers: Instant,
+    written: Value,
+    /// How often that was written before and did not stay: writing failed, or the CRD is older and lacks a field of it.
+    lost: u32,
+}
+
+/// Between the hub and the other parts of the edge.
+pub(super) struct Links {
+    /// Whether this agent sums up.
+    pub(super) leading: latest::Receiver<bool>,
+    /// Whether an edit waits for a status that answers it.
+    pub(super) owed: latest::Sender<bool>,
+    pub(super) out: latest::Sender<Snapshot>,
+}
+
 /// Runs until the senders are gone.
-pub(super) async fn run(
-    client: Client,
-    inbox: mpsc::Receiver<Message>,
-    leading: latest::Receiver<bool>,
-    out: latest::Sender<Snapshot>,
-    pace: Pace,
-) {
+pub(super) async fn run(client: Client, inbox: mpsc::Receiver<Message>, links: Links, pace: Pace) {
     let (writes, queue) = mpsc::channel(256);
-    tokio::join!(Hub::new(pace).run(inbox, leading, out, writes), write_all(client, queue));
+    tokio::join!(Hub::new(pace).run(inbox, links, writes), write_all(client, queue, pace));
 }
 
 impl Hub {
@@ -79,7 +96,8 @@ impl Hub {
             troubles: BTreeMap::new(),
             told: Vec::new(),
             reports: Reports::default(),
-            next: BTreeMap::new(),
+            owed: None,
+            paced: BTreeMap::new(),
             pace,
         }
     }
@@ -87,8 +105,7 @@ impl Hub {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Message>,
-        mut leading: latest::Receiver<bool>,
-        out: latest::Sender<Snapshot>,
+        mut links: Links,
         writes: mpsc::Sender<StatusWrite>,
     ) {
         let mut tick = tokio::time::interval(self.pace.look);
@@ -102,15 +119,18 @@ impl Hub {
                         changed |= self.take(message);
                     }
                     if changed {
-                        self.publish(&out);
+                        self.publish(&links.out);
+                    }
+                    if let Some(owed) = self.owed.take() {
+                        links.owed.send_if_modified(|now| std::mem::replace(now, owed) != owed);
                     }
                 }
                 _ = tick.tick() => {
                     if self.forgive(Instant::now()) {
-                        self.publish(&out);
+                        self.publish(&links.out);
                     }
-                    if *leading.borrow_and_update() {
-                        self.sum_up(&writes);
+                    if *links.leading.borrow_and_update() {
+                        self.sum_up(&writes, Instant::now());
                     } else {
                         self.reports.clear();
                     }
@@ -160,6 +180,14 @@ impl Hub {
                 let raw = Raw::of(value);
                 if matches!(change, Change::Item(_)) {
                     self.listing.entry(kind).or_default().insert(raw.name.clone());
+                }
+                let before = self.raw.get(&object(&raw.name));
+                if before.is_some_and(|old| old.status != raw.status) {
+                    self.owed = Some(false);
+                } else if matches!(change, Change::Put(_))
+                    && before.is_none_or(|old| old.generation != raw.generation)
+                {
+                    self.owed = Some(true);
                 }
                 self.raw.insert(object(&raw.name), raw);
             }
@@ -232,48 +260,47 @@ impl Hub {
     }
 
     /// Writes the status of every object that has changed, at the pace that it may.
-    fn sum_up(&mut self, writes: &mpsc::Sender<StatusWrite>) {
+    fn sum_up(&mut self, writes: &mpsc::Sender<StatusWrite>, now: Instant) {
         if !self.reports.is_whole() || self.answered.len() < SOURCES {
             return;
         }
-        let now = Instant::now();
         let numbers = self.pace.numbers.max(NUMBERS_PER_NODE * self.reports.len());
         let verdicts = self.reports.judge(&self.raw, now, self.pace.silent);
-        self.next.retain(|object, _| self.raw.contains_key(object));
+        self.paced.retain(|object, _| self.raw.contains_key(object));
         for (object, status) in verdicts {
-            let Some(raw) = self.raw.get(&object) else { continue };
-            let old = raw.status.clone();
-            let (next, next_numbers) = self.next.get(&object).copied().unwrap_or((now, now));
+            let Some(old) = self.raw.get(&object).map(|raw| raw.status.clone()) else { continue };
+            let paced = self.paced.get(&object);
             let only_numbers = without_numbers(&old) == without_numbers(&status);
-            let due = if only_numbers { next.max(next_numbers) } else { next };
-            if old == status || now < due {
+            let due = paced.map(|it| if only_numbers { it.next.max(it.numbers) } else { it.next });
+            if old == status || due.is_some_and(|due| now < due) {
                 continue;
             }
-            let again = (now + jitter(self.pace.gap), now + jitter(numbers));
+            // What does not stay is tried ever more rarely.
+            let lost = paced.filter(|it| it.written == status).map_or(0, |it| it.lost + 1);
+            let again = Paced {
+                next: now + jitter(self.pace.gap * (1 << lost.min(5))),
+                numbers: now + jitter(numbers),
+                written: status.clone(),
+                lost,
+            };
             if writes.try_send(StatusWrite { object: object.clone(), old, status }).is_ok() {
-                self.next.insert(object, again);
+                self.paced.insert(object, again);
             }
         }
     }
 }
 
 /// Writes one status after the other. What fails is found to differ again later.
-async fn write_all(client: Client, mut queue: mpsc::Receiver<StatusWrite>) {
+async fn write_all(client: Client, mut queue: mpsc::Receiver<StatusWrite>, pace: Pace) {
     let herald = Herald::new(client.clone(), "backtrail".to_owned());
     let mut told: Option<Trouble> = None;
+    let mut applier = Applier::new(MANAGER, pace.gap * 3);
     while let Some(StatusWrite { object, old, status }) = queue.recv().await {
         let Some((kind, plural)) = KINDS.iter().find(|(kind, _)| *kind == object.kind) else { continue };
         let resource =
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha1", kind), plural);
-        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-        let body = json!({
-            "apiVersion": API_VERSION,
-            "kind": kind,
-            "metadata": {"name": object.name},
-            "status": status,
-        });
-        let params = PatchParams::apply(MANAGER).force();
-        match api.patch_status(&object.name, &params, &Patch::Apply(&body)).await {
+        let api = Api::all_with(client.clone(), &resource);
+        match applier.apply(&api, kind, &object.name, &status, Instant::now()).await {
             Ok(written) => {
                 told = None;
                 herald.object_changed(&object, written.metadata.uid, &old, &status).await;
@@ -290,3 +317,6 @@ async fn write_all(client: Client, mut queue: mpsc::Receiver<StatusWrite>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

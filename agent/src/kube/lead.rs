@@ -3,8 +3,12 @@
 //! The holder does not renew it: every agent writes its `NodeRoutingState` as a heartbeat anyway, and that of the holder
 //! tells whether it lives. It is looked at rarely, and judged by this machine's own clock, as a change that was seen or
 //! not; so clocks that differ or jump mean nothing. Two agents that sum up for a while write the same.
+//!
+//! That takes up to half an hour. When somebody edits an object and no status answers, which every agent sees in the
+//! watches that it has anyway, the holder is taken for dead after minutes. Each holder gets that chance once: of edits
+//! that need no answer nothing comes but a Lease that changes hands.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -19,8 +23,14 @@ use crate::api::NodeRoutingState;
 /// Name of the Lease, in the agents' own namespace.
 const LEASE: &str = "backtrail-sum";
 
-/// Keeps `leading` at whether this agent sums up.
-pub(super) async fn stand(client: Client, node: String, pace: Pace, leading: latest::Sender<bool>) {
+/// Keeps `leading` at whether this agent sums up. `owed`: whether an edit waits for a status that answers it.
+pub(super) async fn stand(
+    client: Client,
+    node: String,
+    pace: Pace,
+    leading: latest::Sender<bool>,
+    owed: latest::Sender<bool>,
+) {
     let namespace = client.default_namespace().to_owned();
     let mut candidate = Candidate {
         leases: Api::namespaced(client.clone(), &namespace),
@@ -30,8 +40,9 @@ pub(super) async fn stand(client: Client, node: String, pace: Pace, leading: lat
         heard: None,
     };
     let mut told: Option<Trouble> = None;
+    let mut unanswered = false;
     loop {
-        match candidate.leads(Instant::now()).await {
+        match candidate.leads(Instant::now(), unanswered).await {
             Ok(leads) => {
                 told = None;
                 let changed = leading.send_if_modified(|now| std::mem::replace(now, leads) != leads);
@@ -48,8 +59,27 @@ pub(super) async fn stand(client: Client, node: String, pace: Pace, leading: lat
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(jitter(if told.is_some() { pace.gap } else { pace.lead })) => {}
+            () = tokio::time::sleep(jitter(if told.is_some() { pace.gap } else { pace.lead })) => unanswered = false,
+            () = unanswered_for(patience(pace), owed.subscribe()) => {
+                unanswered = true;
+                owed.send_replace(false);
+            }
             () = leading.closed() => return,
+        }
+    }
+}
+
+/// Agents do not ask all at once: between the shortest time and twice that.
+fn patience(pace: Pace) -> Duration {
+    pace.patience + (jitter(pace.patience) - pace.patience) * 10
+}
+
+/// Ends when an answer has been owed for so long without a break.
+async fn unanswered_for(time: Duration, mut owed: latest::Receiver<bool>) {
+    // The sender lives as long as the caller.
+    while owed.wait_for(|owed| *owed).await.is_ok() {
+        if tokio::time::timeout(time, owed.wait_for(|owed| !*owed)).await.is_err() {
+            return;
         }
     }
 }
@@ -64,13 +94,16 @@ struct Candidate {
 }
 
 impl Candidate {
-    async fn leads(&mut self, now: Instant) -> kube::Result<bool> {
+    /// `unanswered`: the holder has left an edit without an answer.
+    async fn leads(&mut self, now: Instant, unanswered: bool) -> kube::Result<bool> {
         let Some(lease) = self.leases.get_opt(LEASE).await? else { return self.take(None).await };
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
         if holder == self.node {
             return Ok(true);
         }
-        if !holder.is_empty() && self.lives(&holder, now).await? {
+        // One that has taken over since is given its own chance.
+        let failed = unanswered && self.heard.as_ref().is_some_and(|(who, ..)| *who == holder);
+        if !failed && !holder.is_empty() && self.lives(&holder, now).await? {
             return Ok(false);
         }
         tracing::info!(holder, "the agent that summed up is gone");

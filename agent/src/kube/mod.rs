@@ -5,6 +5,7 @@
 //! any client does. Whatever happens to the API server, a snapshot only ever holds what was read as a whole: a kind that
 //! cannot be read is named as unknown, and the daemon keeps what was in force of it.
 
+mod apply;
 mod events;
 mod hub;
 mod lead;
@@ -96,12 +97,13 @@ pub async fn follow(
 ) {
     let (inbox_in, inbox) = mpsc::channel(256);
     let (leading_in, leading) = latest::channel(false);
+    let (owed, _) = latest::channel(false);
     let snapshots = out.subscribe();
     tokio::join!(
         watch::follow(client.clone(), node.clone(), leading.clone(), inbox_in.clone()),
         node::poll_facts(client.clone(), inbox_in.clone(), pace),
-        lead::stand(client.clone(), node.clone(), pace, leading_in),
+        lead::stand(client.clone(), node.clone(), pace, leading_in, owed.clone()),
         publish::run(client.clone(), node, calls, snapshots, inbox_in, pace),
-        hub::run(client, inbox, leading, out, pace),
+        hub::run(client, inbox, hub::Links { leading, owed, out }, pace),
     );
 }

@@ -19,6 +19,8 @@ pub struct Pace {
     pub lead: Duration,
     /// An agent that has not written for so long is silent.
     pub silent: Duration,
+    /// An edit that no status answers for so long, and up to twice as long, raises the question who sums up.
+    pub patience: Duration,
 }
 
 impl Default for Pace {
@@ -30,6 +32,7 @@ impl Default for Pace {
             numbers: Duration::from_secs(60),
             lead: Duration::from_secs(300),
             silent: Duration::from_secs(1500),
+            patience: Duration::from_secs(90),
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch as latest};
 
 use super::Snapshot;
+use super::apply::Applier;
 use super::events::Herald;
 use super::pace::{Pace, Pacer};
 use super::trouble::Trouble;
@@ -28,7 +29,7 @@ pub(super) async fn run(
     inbox: mpsc::Sender<Message>,
     pace: Pace,
 ) {
-    let mut writer = Writer::new(client, node);
+    let mut writer = Writer::new(client, node, &pace);
     let mut pacer = Pacer::new(Instant::now());
     let mut told: Option<Trouble> = None;
     let mut pause = pace.look;
@@ -97,25 +98,25 @@ pub(super) fn essence(status: &NodeRoutingStateStatus) -> Value {
 }
 
 struct Writer {
-    api: Api<NodeRoutingState>,
+    api: Api<DynamicObject>,
     herald: Herald,
+    applier: Applier,
     node: String,
-    /// The field manager: one for each node.
-    manager: String,
     /// The owner that the object has, once that is known.
     owned_by: Option<String>,
     written: Option<NodeRoutingStateStatus>,
 }
 
 impl Writer {
-    fn new(client: Client, node: String) -> Self {
+    fn new(client: Client, node: String, pace: &Pace) -> Self {
         let mut manager = format!("backtrail-{node}");
+        // One for each node.
         manager.truncate(MAX_MANAGER);
         Self {
             herald: Herald::new(client.clone(), node.clone()),
-            api: Api::all(client),
+            api: Api::all_with(client, &ApiResource::erase::<NodeRoutingState>(&())),
+            applier: Applier::new(manager, pace.gap * 3),
             node,
-            manager,
             owned_by: None,
             written: None,
         }
@@ -151,23 +152,13 @@ impl Writer {
                 json!([{"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": owner}]);
         }
         let body = json!({"apiVersion": API_VERSION, "kind": "NodeRoutingState", "metadata": metadata});
-        self.api.patch(&self.node, &self.params(), &Patch::Apply(&body)).await?;
+        self.api.patch(&self.node, &self.applier.params(), &Patch::Apply(&body)).await?;
         self.owned_by = Some(owner.to_owned());
         Ok(())
     }
 
-    async fn apply(&self, status: &NodeRoutingStateStatus) -> kube::Result<NodeRoutingState> {
-        let body = json!({
-            "apiVersion": API_VERSION,
-            "kind": "NodeRoutingState",
-            "metadata": {"name": self.node},
-            "status": status,
-        });
-        self.api.patch_status(&self.node, &self.params(), &Patch::Apply(&body)).await
-    }
-
-    fn params(&self) -> PatchParams {
-        PatchParams::apply(&self.manager).force()
+    async fn apply(&mut self, status: &NodeRoutingStateStatus) -> kube::Result<DynamicObject> {
+        self.applier.apply(&self.api, "NodeRoutingState", &self.node, &json!(status), Instant::now()).await
     }
 }
 

@@ -138,6 +138,32 @@ fn a_silent_agent_does_not_count_as_ready() {
     assert_eq!(status["failedNodes"][0]["reason"], "AgentSilent");
 }
 
+/// Clocks of nodes differ, and jump: what they say is shown, and nothing is judged by it.
+#[test]
+fn clocks_of_nodes_mean_nothing() {
+    let at = |heartbeat: &str, conditions: &str| {
+        let mut status = with_objects(vec![entry("red", "Valid", true, 2)]);
+        status.agent.heartbeat = serde_json::from_value(json!(heartbeat)).unwrap();
+        let set = json!([{"type": "Ready", "status": "True", "reason": "AllWell", "message": "", "lastTransitionTime": conditions}]);
+        status.conditions = serde_json::from_value(set).unwrap();
+        status
+    };
+    let (past, future) = ("1970-01-01T00:00:00Z", "2106-02-07T06:28:15Z");
+    let reports = reports(vec![("w1", at(past, future)), ("w2", at(future, past))]);
+    let mut objects = objects("VRFAttachment", json!({}));
+    let first = judge(&reports, &objects);
+    assert_eq!((&first["readyNodes"], &first["failedNodes"]), (&json!(2), &json!([])));
+    // The clock of the one that sums up jumps, too: its own times of transition stay as they were.
+    for raw in objects.values_mut() {
+        raw.status = first.clone();
+        for condition in raw.status["conditions"].as_array_mut().unwrap() {
+            condition["lastTransitionTime"] = json!(future);
+        }
+    }
+    let expected = objects.values().next().unwrap().status.clone();
+    assert_eq!(judge(&reports, &objects), expected);
+}
+
 #[test]
 fn nodes_that_a_new_list_does_not_name_are_gone() {
     let node = || with_objects(vec![entry("red", "Valid", true, 2)]);
