@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use backtrail_lab::{Agent, AgentOptions, Frr, FrrInstall, FrrOptions, Lab, wait_until};
+use backtrail_lab::{
+    Agent, AgentOptions, End, Frr, FrrInstall, FrrOptions, Lab, Namespace, Suite, wait_until, with_suite,
+};
 use serde_json::Value;
 
 const IMPORT: &str = "
@@ -30,8 +32,8 @@ fn examine(agent: &Agent) -> (impl Fn(&str) -> String + use<>, String) {
     (severity, text)
 }
 
-/// Waits until the condition `FRRPrepared` has this reason.
-fn wait_prepared(agent: &mut Agent, reason: &str) {
+/// Waits until the condition `FRRPrepared` has this reason; returns its message.
+fn wait_prepared(agent: &mut Agent, reason: &str) -> String {
     // An agent looks once a minute by itself, and when it reads its manifests.
     agent.reload().expect("it runs");
     let mut found = Value::Null;
@@ -42,6 +44,7 @@ fn wait_prepared(agent: &mut Agent, reason: &str) {
         found["reason"] == reason
     });
     assert!(waited.is_ok(), "{reason}: {found}");
+    found["message"].as_str().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -84,4 +87,65 @@ fn advice_that_is_followed_helps() {
     }
     assert_eq!(severity("frr-routing-table"), "note", "{text}");
     assert!(text.contains(&format!("zebra {} ", install.version())), "the version is told: {text}");
+}
+
+/// A node with an uplink and an agent that may see zebra's process, as one on the host itself.
+fn node_that_sees(lab: &Lab, import_from: u32) -> anyhow::Result<([Namespace; 2], Agent)> {
+    let (node, router) = (lab.namespace("node")?, lab.namespace("router")?);
+    lab.connect(&End::new(&node, "eth0", &["192.0.2.2/24"]), &End::new(&router, "eth0", &["192.0.2.1/24"]))?;
+    let options = AgentOptions {
+        manifests: IMPORT.replace("254", &import_from.to_string()),
+        capabilities: &["sys_ptrace"],
+        ..AgentOptions::default()
+    };
+    let agent = Agent::start(lab, &node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
+    Ok(([node, router], agent))
+}
+
+/// A route that zebra announces.
+const STATIC: &str = "ip route 203.0.113.0/24 192.0.2.1";
+
+#[test]
+#[ignore = "needs root, network namespaces and FRR: cargo xtask test frr"]
+fn the_condition_says_which_of_module_address_and_table_is_missing() {
+    let lab = Lab::new("lacks").unwrap();
+    let ([node, _router], mut agent) = node_that_sees(&lab, 254).unwrap();
+    let install = FrrInstall::host().unwrap();
+    let start = |options: FrrOptions| Frr::start(&lab, &node, &install, options).unwrap();
+
+    let without = start(FrrOptions::default());
+    let said = wait_prepared(&mut agent, "ModuleNotLoaded");
+    assert!(said.contains("-M dplane_fpm_nl"), "{said}");
+    drop(without);
+
+    let module = ["-M", "dplane_fpm_nl"].map(str::to_owned).to_vec();
+    let unaddressed = start(FrrOptions { arguments: module, ..FrrOptions::default() });
+    let said = wait_prepared(&mut agent, "AddressNotConfigured");
+    assert!(said.contains("`fpm address 127.0.0.1 port 2620`"), "{said}");
+    drop(unaddressed);
+
+    agent.write_manifests(&IMPORT.replace("254", "5000")).unwrap();
+    let _frr = start(FrrOptions { fpm: true, staticd: STATIC.into(), ..FrrOptions::default() });
+    let said = wait_prepared(&mut agent, "RoutingTableMismatch");
+    let fix = if install.can_divert() { "add `-R 5000`" } else { "has no -R" };
+    assert!(said.contains("RouteImport/doctor takes table 5000") && said.contains(fix), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, network namespaces and FRR: cargo xtask test frr"]
+fn the_condition_names_the_table_that_zebra_has() -> anyhow::Result<()> {
+    with_suite(Suite::Trixie, "the_condition_names_the_table_that_zebra_has", |install| {
+        let lab = Lab::new("table")?;
+        let ([node, _router], mut agent) = node_that_sees(&lab, 5000)?;
+        let options =
+            |table| FrrOptions { fpm: true, table, staticd: STATIC.into(), ..FrrOptions::default() };
+        for (table, words) in [(None, "add `-R 5000`"), (Some(6000), "import `from: {table: 6000}`")] {
+            let _frr = Frr::start(&lab, &node, install, options(table))?;
+            let said = wait_prepared(&mut agent, "RoutingTableMismatch");
+            assert!(said.contains(words), "{said}");
+        }
+        let _frr = Frr::start(&lab, &node, install, options(Some(5000)))?;
+        wait_prepared(&mut agent, "Prepared");
+        Ok(())
+    })
 }

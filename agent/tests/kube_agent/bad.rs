@@ -7,20 +7,18 @@ use anyhow::{Result, ensure};
 use backtrail_lab::{Monitor, wait_until};
 
 use super::proxy::{Behaviour, Proxy};
-use super::rig::{LIMIT, Rig, attachment, condition, rules};
+use super::rig::{LIMIT, attachment, cluster, condition, rules, warnings};
 
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn a_bad_api_server_costs_nothing() -> Result<()> {
-    let Some(rig) = Rig::new("bad")? else { return Ok(()) };
+    let Some(rig) = cluster("bad")? else { return Ok(()) };
     let w1 = rig.node("w1", "rack: a")?;
     let proxy = Proxy::start(&rig.control, "192.0.2.1:8080".parse()?, &rig.server.admin())?;
     let agent = rig.agent_at("w1", &w1, &proxy.url)?;
     rig.server.apply_text(&attachment("red", "red", 10001, ""))?;
     rig.wait_for("vrfa", "red", "it is ready", |it| condition(it, "Ready") == "True")?;
     let monitor = Monitor::start(&w1)?;
-    let told =
-        |word: &str| agent.log().lines().filter(|line| line.contains("WARN") && line.contains(word)).count();
     let words = [
         "answers 500",
         "answers 429",
@@ -30,7 +28,7 @@ fn a_bad_api_server_costs_nothing() -> Result<()> {
         "does not answer: ",
     ];
     proxy.behave(Behaviour::Mixed);
-    wait_until(LIMIT, "every trouble is told", || words.iter().all(|word| told(word) > 0))?;
+    wait_until(LIMIT, "every trouble is told", || words.iter().all(|word| warnings(&agent, word) > 0))?;
     let (from, lines) = (proxy.requests(), agent.log().lines().count());
     wait_until(LIMIT, "they come again and again", || proxy.requests() > from + 12)?;
     let log = agent.log();
@@ -61,7 +59,7 @@ fn a_bad_api_server_costs_nothing() -> Result<()> {
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn what_goes_midway_takes_nothing_with_it() -> Result<()> {
-    let Some(rig) = Rig::new("midway")? else { return Ok(()) };
+    let Some(rig) = cluster("midway")? else { return Ok(()) };
     let w1 = rig.node("w1", "rack: a")?;
     let mut agent = rig.agent("w1", &w1)?;
     rig.server.apply_text(&attachment("red", "red", 10001, "matchLabels: {rack: a}"))?;

@@ -6,7 +6,7 @@ use backtrail_lab::{Feeder, Monitor, fib, wait_until};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::rig::{LIMIT, Rig, attachment, condition};
+use crate::rig::{LIMIT, attachment, cluster, condition};
 
 const IMPORT: &str = "apiVersion: backtrail.dev/v1alpha1
 kind: RouteImport
@@ -19,7 +19,7 @@ spec: {from: {table: 5000}, into: {table: Main}, allowed: {mode: All}}
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn what_the_cluster_needs_is_protected_by_itself() -> Result<()> {
-    let Some(rig) = Rig::new("hostile")? else { return Ok(()) };
+    let Some(rig) = cluster("hostile")? else { return Ok(()) };
     let w1 = rig.node("w1", "rack: a")?;
     let agent = rig.agent("w1", &w1)?;
     rig.server.apply_text(IMPORT)?;

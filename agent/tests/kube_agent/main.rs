@@ -1,22 +1,25 @@
 //! The agent in a cluster: a real API server with RBAC and admission, the agent with the shipped account's token.
 
 mod bad;
+mod crds;
 mod hostile;
+mod lead;
 mod operate;
 mod proxy;
 mod rig;
+mod writes;
 
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{Monitor, wait_until};
 use serde_json::Value;
 
-use self::rig::{LIMIT, Rig, attachment, condition, message, rules};
+use self::rig::{LIMIT, attachment, cluster, condition, message, rules};
 
 /// Objects as a newcomer makes them: applied, edited, in conflict, deleted; labels of a node changed.
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn objects_come_change_conflict_and_go() -> Result<()> {
-    let Some(rig) = Rig::new("objects")? else { return Ok(()) };
+    let Some(rig) = cluster("objects")? else { return Ok(()) };
     let (w1, w2) = (rig.node("w1", "rack: a")?, rig.node("w2", "rack: b")?);
     let (first, second) = (rig.agent("w1", &w1)?, rig.agent("w2", &w2)?);
 
@@ -97,7 +100,7 @@ fn objects_come_change_conflict_and_go() -> Result<()> {
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn the_api_server_is_away_and_the_agent_starts() -> Result<()> {
-    let Some(mut rig) = Rig::new("away")? else { return Ok(()) };
+    let Some(mut rig) = cluster("away")? else { return Ok(()) };
     let w1 = rig.node("w1", "rack: a")?;
     let mut agent = rig.agent("w1", &w1)?;
     rig.server.apply_text(&attachment("red", "red", 10001, "matchLabels: {rack: a}"))?;
@@ -137,78 +140,5 @@ fn the_api_server_is_away_and_the_agent_starts() -> Result<()> {
     wait_until(LIMIT, "edits are followed again", || {
         rules(&w1).is_ok_and(|text| !text.contains("lookup 10001"))
     })?;
-    Ok(())
-}
-
-/// What the agent may not do is refused: by RBAC, or by the policy that keeps it to its own node.
-#[test]
-#[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
-fn the_agent_may_do_its_work_and_nothing_else() -> Result<()> {
-    let Some(rig) = Rig::new("rights")? else { return Ok(()) };
-    let (w1, _w2) = (rig.node("w1", "rack: a")?, rig.node("w2", "rack: b")?);
-    let _agent = rig.agent("w1", &w1)?;
-    rig.server.apply_text(&attachment("red", "red", 10001, ""))?;
-    rig.wait_for("vrfa", "red", "the agent sums up", |it| condition(it, "Ready") == "True")?;
-    let refused: Vec<_> = rig.server.audited()?.into_iter().filter(|it| it.code == 403).collect();
-    ensure!(refused.is_empty(), "it asks for what it may not do: {refused:?}");
-
-    let token = rig.kubeconfig("w1", &rig.server.url())?;
-    let merge = |kind: &str, name: &str, status: &[&str], patch: &str| {
-        let mut arguments = vec!["patch", kind, name, "--type=merge", "--patch", patch];
-        arguments.extend(status);
-        rig.server.kubectl_as(&token, &arguments)
-    };
-    let sub = ["--subresource=status"];
-    merge("nrs", "w1", &sub, r#"{"status": {"configHash": "own"}}"#).context("its own state")?;
-    // A state of another node, made by the administrator.
-    rig.server
-        .apply_text("apiVersion: backtrail.dev/v1alpha1\nkind: NodeRoutingState\nmetadata: {name: w2}\n")?;
-    for (what, result) in [
-        ("the spec of an object", merge("vrfa", "red", &[], r#"{"spec": {"isolation": "FallbackToMain"}}"#)),
-        ("another node's state", merge("nrs", "w2", &sub, r#"{"status": {"configHash": "lie"}}"#)),
-        ("a Node", merge("node", "w1", &[], r#"{"metadata": {"labels": {"rack": "b"}}}"#)),
-        ("deletion of an object", rig.server.kubectl_as(&token, &["delete", "vrfa", "red"])),
-        ("deletion of its state", rig.server.kubectl_as(&token, &["delete", "nrs", "w1"])),
-        ("secrets", rig.server.kubectl_as(&token, &["get", "secrets", "--all-namespaces"])),
-        ("pods", rig.server.kubectl_as(&token, &["get", "pods", "--all-namespaces"])),
-        ("CRDs", rig.server.kubectl_as(&token, &["delete", "crd", "vrfattachments.backtrail.dev"])),
-    ] {
-        let error = result.err().with_context(|| format!("{what}: it is allowed"))?;
-        let text = format!("{error:#}");
-        ensure!(text.contains("orbidden") || text.contains("denied"), "{what}: {text}");
-    }
-    Ok(())
-}
-
-/// In quiet an agent writes nothing but its heartbeat; while things change, not more often than every ten seconds.
-#[test]
-#[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
-fn an_agent_writes_rarely() -> Result<()> {
-    let Some(rig) = Rig::new("writes")? else { return Ok(()) };
-    let w1 = rig.node("w1", "rack: a")?;
-    let agent = rig.agent("w1", &w1)?;
-    rig.server.apply_text(&attachment("red", "red", 10001, ""))?;
-    rig.wait_for("vrfa", "red", "it is ready", |it| condition(it, "Ready") == "True")?;
-    let writes = || -> Result<usize> {
-        Ok(rig
-            .server
-            .audited()?
-            .iter()
-            .filter(|it| it.is_write() && it.target == "noderoutingstates/w1/status")
-            .count())
-    };
-    let began = std::time::Instant::now();
-    let before = writes()?;
-    // Every change of a link is a change of the status; the agent looks every two seconds.
-    let mut changes = 0;
-    while writes()? < before + 2 {
-        ensure!(began.elapsed() < LIMIT, "two writes do not come");
-        changes += 1;
-        w1.run(if changes % 2 == 0 { "ip link set red0 up" } else { "ip link set red0 down" })?;
-    }
-    let (count, seconds) = (writes()? - before, began.elapsed().as_secs_f64());
-    ensure!(changes > count, "{changes} changes, {count} writes");
-    ensure!(count as f64 <= seconds / 10.0 + 1.0, "{count} writes in {seconds} s");
-    drop(agent);
     Ok(())
 }

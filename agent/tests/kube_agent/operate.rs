@@ -1,10 +1,10 @@
 //! What operators do to an agent of a cluster: pause it, have a change probed.
 
 use anyhow::{Result, ensure};
-use backtrail_lab::{Agent, Monitor, Namespace, TcpEcho, wait_until};
+use backtrail_lab::{Agent, Cluster, Monitor, Namespace, TcpEcho, wait_until};
 use serde_json::Value;
 
-use crate::rig::{LIMIT, Rig, attachment, condition, message, rules};
+use crate::rig::{LIMIT, attachment, cluster, condition, message, rules};
 
 const SERVICE: &str = "10.5.0.1:7000";
 
@@ -37,7 +37,7 @@ fn wait_rule(node: &Namespace, text: &str, there: bool) -> Result<()> {
     wait_until(LIMIT, &what, || rules(node).is_ok_and(|all| all.contains(text) == there)).map(drop)
 }
 
-fn wait_enforced(rig: &Rig, agent: &Agent, reason: &str) -> Result<Value> {
+fn wait_enforced(rig: &Cluster, agent: &Agent, reason: &str) -> Result<Value> {
     wait_until(LIMIT, &format!("Enforced is {reason}"), || enforced(agent) == reason)?;
     rig.wait_for("nrs", "w1", &format!("it says {reason}"), |it| {
         let conditions = it["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -49,7 +49,7 @@ fn wait_enforced(rig: &Rig, agent: &Agent, reason: &str) -> Result<Value> {
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn a_pause_holds_back_what_the_cluster_asks_for() -> Result<()> {
-    let Some(rig) = Rig::new("pause")? else { return Ok(()) };
+    let Some(rig) = cluster("pause")? else { return Ok(()) };
     let w1 = rig.node("w1", "rack: a")?;
     let mut agent = rig.agent("w1", &w1)?;
     rig.server.apply_text(&attachment("red", "red", 10001, "matchLabels: {rack: a}"))?;
@@ -87,7 +87,7 @@ fn a_pause_holds_back_what_the_cluster_asks_for() -> Result<()> {
 #[test]
 #[ignore = "needs root and kube-apiserver: cargo xtask test kube"]
 fn a_change_after_which_a_probe_fails_is_taken_back() -> Result<()> {
-    let Some(rig) = Rig::new("trial")? else { return Ok(()) };
+    let Some(rig) = cluster("trial")? else { return Ok(()) };
     let w1 = rig.node("w1", "rack: a")?;
     rig.control.run("ip addr add 10.5.0.1/32 dev lo")?;
     w1.run("ip route add 10.5.0.0/16 via 203.0.113.5 proto static")?;

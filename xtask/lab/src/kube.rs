@@ -18,6 +18,9 @@ use crate::wait_until;
 /// The version that tests run with; it goes with k8s-openapi's feature in the workspace's `Cargo.toml`.
 pub const KUBERNETES: &str = "v1.33.13";
 
+/// The version of Helm that the chart is tested with; any Helm 3 will do.
+pub const HELM: &str = "v3.21.4";
+
 /// Programs that a folder of assets holds.
 const PROGRAMS: [&str; 3] = ["kube-apiserver", "etcd", "kubectl"];
 /// A slow machine compiles the schemas of all APIs for a while.
@@ -42,6 +45,15 @@ pub fn kube_assets() -> Option<PathBuf> {
     let given = std::env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = given.unwrap_or_else(|| cache_dir().join(format!("kubernetes-{KUBERNETES}")));
     PROGRAMS.iter().all(|name| folder.join(name).is_file()).then_some(folder)
+}
+
+/// Helm: of `PATH`, else the one that `cargo xtask kube-assets` made.
+#[must_use]
+pub fn helm() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let made = cache_dir().join(format!("helm-{HELM}"));
+    let mut candidates = std::env::split_paths(&path).chain([made]).map(|folder| folder.join("helm"));
+    candidates.find(|path| path.is_file())
 }
 
 /// A request that the API server has answered.
@@ -166,6 +178,15 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Process ids of kube-apiserver and etcd.
+    ///
+    /// # Errors
+    /// When they were stopped.
+    pub fn pids(&self) -> Result<(u32, u32)> {
+        let pid = |process: &Option<Process>| process.as_ref().map(Process::pid).context("it does not run");
+        Ok((pid(&self.server)?, pid(&self.etcd)?))
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
@@ -182,6 +203,15 @@ impl ApiServer {
     #[must_use]
     pub fn admin(&self) -> PathBuf {
         self.folder.join("admin.kubeconfig")
+    }
+
+    /// A kubeconfig with a token of a ServiceAccount that is bound to nothing.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn unbound(&self, namespace: &str, account: &str) -> Result<PathBuf> {
+        let token = self.kubectl(&["create", "token", account, "--namespace", namespace])?;
+        self.kubeconfig(&format!("{account}-unbound"), token.trim(), &self.url(), namespace)
     }
 
     /// A kubeconfig with a token of a ServiceAccount, as kubelet would give it to a pod of that account on `node`.
@@ -215,9 +245,7 @@ impl ApiServer {
             "users": [{"name": "lab", "user": {"token": token}}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": namespace}}],
         });
-        let path = self.folder.join(format!("{name}.kubeconfig"));
-        fs::write(&path, config.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
+        Ok(self.write(&format!("{name}.kubeconfig"), &config.to_string())?.into())
     }
 
     /// Runs kubectl as the administrator; returns what it prints.
@@ -249,6 +277,14 @@ impl ApiServer {
         self.namespace.enter(|| output(&mut command))?
     }
 
+    /// Waits until the server serves every kind of the CRDs that it has.
+    ///
+    /// # Errors
+    /// With the server's words, when it refuses one of them.
+    pub fn wait_for_crds(&self) -> Result<String> {
+        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=120s"])
+    }
+
     /// `kubectl apply` of manifests in a file or a folder.
     ///
     /// # Errors
@@ -262,9 +298,18 @@ impl ApiServer {
     /// # Errors
     /// With the server's words, when it refuses one of them.
     pub fn apply_text(&self, yaml: &str) -> Result<String> {
-        let path = self.folder.join("apply.yaml");
-        fs::write(&path, yaml).with_context(|| format!("cannot write {}", path.display()))?;
-        self.apply(&path)
+        let path = self.write("apply.yaml", yaml)?;
+        self.apply(Path::new(&path))
+    }
+
+    /// A file for kubectl, for as long as the lab lives; returns its path as an argument.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path.display().to_string())
     }
 
     /// An object as JSON.

@@ -17,6 +17,7 @@
 //! ```
 
 mod agent;
+mod cluster;
 pub mod feeder;
 mod fib;
 mod flow;
@@ -36,12 +37,13 @@ pub mod transfer;
 pub mod ways;
 
 pub use agent::{Agent, AgentOptions, CAPABILITIES, InCluster};
+pub use cluster::{Cluster, condition, deploy};
 pub use feeder::Feeder;
 pub use fib::{Fib, fib};
 pub use flow::{Flow, FlowReport};
 pub use frr::{Daemon, Frr, FrrInstall, FrrOptions, GUEST_FRR, Version};
 pub use interrupt::{catch_interrupts, interrupted};
-pub use kube::{ApiServer, Audited, KUBERNETES, kube_assets};
+pub use kube::{ApiServer, Audited, HELM, KUBERNETES, helm, kube_assets};
 pub use lab::{End, Lab};
 pub use monitor::Monitor;
 pub use namespace::{Counters, Namespace, has_8021q};

@@ -1,38 +1,12 @@
-//! What `deploy/` renders to: the Helm chart, the kustomizations and the all-in-one manifest say the same.
+//! The Helm chart, the kustomizations and the all-in-one manifest say the same.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{cache_dir, output};
+use backtrail_lab::{deploy, helm, kube_assets, output};
 use serde_json::Value;
-
-/// The chart is tested with this one; any Helm 3 will do.
-const HELM: &str = "helm-v3.21.4";
-
-fn deploy(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path)
-}
-
-/// A program of `PATH` or of one of these folders.
-fn program(name: &str, folders: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let all = folders.into_iter().chain(std::env::split_paths(&path));
-    let mut candidates = all.map(|folder| folder.join(name));
-    candidates.find(|path| path.is_file())
-}
-
-/// A kubectl whose kustomize is new enough: that of the API server's tests, or `PATH`'s.
-fn kubectl() -> Option<PathBuf> {
-    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let cached = std::fs::read_dir(cache_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
-    let cached = cached.filter(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kubernetes-"))
-    });
-    let found = program("kubectl", assets.into_iter().chain(cached))?;
-    kustomize(&found, &deploy("kustomize/base")).is_ok().then_some(found)
-}
 
 fn kustomize(kubectl: &Path, folder: &Path) -> Result<String> {
     output(Command::new(kubectl).arg("kustomize").arg(folder))
@@ -83,14 +57,12 @@ fn objects(yaml: &str) -> Result<BTreeMap<String, Value>> {
 #[ignore = "needs helm and kubectl: cargo xtask test kube"]
 fn helm_and_kustomize_say_the_same() -> Result<()> {
     const TEST: &str = "helm_and_kustomize_say_the_same";
-    let Some(helm) = program("helm", [cache_dir().join(HELM)]) else {
-        println!(
-            "SKIPPED {TEST}: no helm: go install helm.sh/helm/v3/cmd/helm, in PATH or in {HELM} of the cache"
-        );
+    let Some(helm) = helm() else {
+        println!("SKIPPED {TEST}: no helm: run `cargo xtask kube-assets`");
         return Ok(());
     };
-    let Some(kubectl) = kubectl() else {
-        println!("SKIPPED {TEST}: no kubectl with kustomize 5");
+    let Some(kubectl) = kube_assets().map(|folder| folder.join("kubectl")) else {
+        println!("SKIPPED {TEST}: no kubectl: run `cargo xtask kube-assets`, or set KUBEBUILDER_ASSETS");
         return Ok(());
     };
     let render = |values: &[&str]| {
