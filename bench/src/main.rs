@@ -6,6 +6,7 @@ mod allocations;
 mod decode;
 mod failover;
 mod fed;
+mod kube;
 mod machine;
 mod memory;
 mod report;
@@ -44,6 +45,8 @@ enum Bench {
     Memory(memory::MemoryArgs),
     /// What steering costs a packet, beside the prototype, nothing at all, and a conntrack mark
     Steering(steering::SteeringArgs),
+    /// What the agents of many nodes ask of one API server
+    Kube(kube::KubeArgs),
 }
 
 /// Options of every benchmark.
@@ -92,6 +95,7 @@ fn run(bench: &Bench) -> Result<bool> {
         Bench::Restart(args) => ("restart", &args.common, restart::BARS),
         Bench::Memory(args) => ("memory", &args.common, memory::BARS),
         Bench::Steering(args) => ("steering", &args.common, steering::bars(args)),
+        Bench::Kube(args) => ("kube", &args.common, kube::BARS),
     };
     if common.dry_run {
         print!("{}", describe(bench));
@@ -109,6 +113,7 @@ fn run(bench: &Bench) -> Result<bool> {
         Bench::Restart(args) => restart::run(args, &mut report)?,
         Bench::Memory(args) => memory::run(args, &mut report)?,
         Bench::Steering(args) => steering::run(args, &mut report)?,
+        Bench::Kube(args) => kube::run(args, &mut report)?,
     }
     report.finish(&common.out)
 }
@@ -121,5 +126,6 @@ fn describe(bench: &Bench) -> String {
         Bench::Restart(args) => restart::describe(args),
         Bench::Memory(args) => memory::describe(args),
         Bench::Steering(args) => steering::describe(args),
+        Bench::Kube(args) => kube::describe(args),
     }
 }

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::{cargo, tools};
+use crate::{cargo, kube, tools};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -34,6 +34,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     } else {
         tools::install(tools::LAB)?;
         tools::install(tools::TESTS)?;
+        if told("kube") {
+            kube::obtain()?;
+        }
         cargo::build(&["-p", "backtrail", "-p", "backtrail-bench", "--release"])?;
         tools::privileged(program)
     };
