@@ -68,6 +68,10 @@ pub(crate) fn ebpf() -> Tally {
 
 /// Tests with a real API server, where one can be had.
 pub(crate) fn kube() -> Result<Tally> {
+    // The tests of the chart name what is missing.
+    if let Err(error) = kube::obtain_helm() {
+        println!("no helm: {error:#}");
+    }
     match kube::obtain() {
         Ok(folder) => privileged_with("kube_", &[("KUBEBUILDER_ASSETS", folder.as_os_str())]),
         Err(error) => Ok(Tally::skip("kube", &format!("no kube-apiserver: {error:#}"))),

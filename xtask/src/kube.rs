@@ -2,20 +2,19 @@
 //!
 //! etcd is Debian's. kube-apiserver and kubectl are built from the Go module `k8s.io/kubernetes`: a small module of ours
 //! holds their `main`s, because that module requires its staging modules at v0.0.0 and so cannot be installed directly.
+//! Helm is built from its own module.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{KUBERNETES, cache_dir, kube_assets, output};
-use nix::fcntl::{Flock, FlockArg};
+use backtrail_lab::{HELM, KUBERNETES, helm, kube_assets, output};
 use serde::Deserialize;
 
 use crate::apt::Apt;
-use crate::tools;
+use crate::cache;
+use crate::golang::Go;
 
 /// The `main` of each program: as in `cmd/` of Kubernetes, without its plugins for cloud logins.
 const PROGRAMS: [(&str, &str); 2] = [
@@ -52,40 +51,44 @@ func main() {
     ),
 ];
 
-/// Prints the folder with the programs, after having made it where that was necessary.
+/// Prints the folders with the programs, after having made them where that was necessary.
 pub(crate) fn run() -> Result<bool> {
     println!("{}", obtain()?.display());
+    println!("{}", obtain_helm()?.display());
     Ok(true)
 }
 
 /// The folder with kube-apiserver, etcd and kubectl: `KUBEBUILDER_ASSETS`, the cache, or made now.
 ///
 /// # Errors
-/// When Go is missing, or a download fails.
+/// When a download fails.
 pub(crate) fn obtain() -> Result<PathBuf> {
     if let Some(folder) = kube_assets() {
         return Ok(folder);
     }
-    let cache = cache_dir();
-    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let lock = File::create(cache.join("lock-kube")).context("cannot make the lock file of the cache")?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-    if let Some(folder) = kube_assets() {
-        return Ok(folder);
+    cache::obtain(&format!("kubernetes-{KUBERNETES}"), |folder| {
+        etcd(folder)?;
+        kubernetes(folder)
+    })
+}
+
+/// Helm: of `PATH`, of the cache, or made now.
+///
+/// # Errors
+/// When a download fails.
+pub(crate) fn obtain_helm() -> Result<PathBuf> {
+    if let Some(program) = helm() {
+        return Ok(program);
     }
-    let began = Instant::now();
-    let folder = cache.join(format!("kubernetes-{KUBERNETES}"));
-    // Renamed at the end: what is in the cache is whole.
-    let new = folder.with_extension("new");
-    if new.exists() {
-        fs::remove_dir_all(&new).with_context(|| format!("cannot remove {}", new.display()))?;
-    }
-    fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
-    etcd(&new)?;
-    kubernetes(&new)?;
-    fs::rename(&new, &folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    println!("made {} in {} s", folder.display(), began.elapsed().as_secs());
-    Ok(folder)
+    let folder = cache::obtain(&format!("helm-{HELM}"), |folder| {
+        println!("building Helm {HELM}: four minutes of CPU time");
+        let flags = format!("-s -w -X helm.sh/helm/v3/internal/version.version={HELM}");
+        let module = format!("helm.sh/helm/v3/cmd/helm@{HELM}");
+        let mut command = Go::obtain()?.command();
+        command.args(["install", "-trimpath", "-ldflags", &flags, &module]).env("GOBIN", folder);
+        output(&mut command).map(drop)
+    })?;
+    Ok(folder.join("helm"))
 }
 
 /// Debian's etcd, unpacked.
@@ -104,12 +107,10 @@ struct Module {
 }
 
 fn kubernetes(folder: &Path) -> Result<()> {
-    let go = tools::find("go").or_else(|| tools::find("/usr/local/go/bin/go"));
-    let go = go.context("Go 1.24 or newer is missing: install it, or set KUBEBUILDER_ASSETS")?;
+    let go = Go::obtain()?;
     let source = tempfile::tempdir().context("cannot make a temporary folder")?;
     let module = format!("k8s.io/kubernetes@{KUBERNETES}");
-    let said =
-        output(Command::new(&go).args(["mod", "download", "-json", &module]).current_dir(source.path()))?;
+    let said = output(go.command().args(["mod", "download", "-json", &module]).current_dir(source.path()))?;
     let said: Module = serde_json::from_str(&said).context("go mod download")?;
     let original =
         fs::read_to_string(&said.go_mod).with_context(|| format!("cannot read {}", said.go_mod.display()))?;
@@ -125,12 +126,10 @@ fn kubernetes(folder: &Path) -> Result<()> {
         flags += &format!(" -X k8s.io/component-base/version.{part}={}", numbers.next().unwrap_or_default());
     }
     output(
-        Command::new("nice")
-            .arg(&go)
+        go.command()
             .args(["build", "-mod=mod", "-trimpath", "-ldflags", &flags, "-o"])
             .arg(folder)
             .args(PROGRAMS.map(|(name, _)| format!("./{name}")))
-            .env("CGO_ENABLED", "0")
             .current_dir(source.path()),
     )?;
     Ok(())

@@ -2,6 +2,7 @@
 
 mod apt;
 mod bench;
+mod cache;
 mod cargo;
 mod crds;
 mod demo;
@@ -9,6 +10,7 @@ mod deploy;
 mod docs;
 mod ebpf;
 mod fuzz;
+mod golang;
 mod groups;
 mod image;
 mod kube;
@@ -49,9 +51,9 @@ enum Task {
     /// The first process of such a machine
     #[command(hide = true)]
     VmGuest,
-    /// Obtain kube-apiserver, etcd and kubectl for the tests of the group `kube`, and print their folder
+    /// Obtain kube-apiserver, etcd, kubectl and Helm for the tests of the group `kube`, and print where they are
     KubeAssets,
-    /// Run a benchmark with its baselines: `fpm`, `routes`, `failover`, `restart`, `memory`, `steering`
+    /// Run a benchmark with its baselines: `fpm`, `routes`, `failover`, `restart`, `memory`, `steering`, `kube`
     Bench(bench::BenchArgs),
 }
 
