@@ -8,6 +8,7 @@
 //! watches that it has anyway, the holder is taken for dead after minutes. Each holder gets that chance once: of edits
 //! that need no answer nothing comes but a Lease that changes hands.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -41,6 +42,7 @@ pub(super) async fn stand(
     };
     let mut told: Option<Trouble> = None;
     let mut unanswered = false;
+    let mut waiting = pin!(unanswered_for(patience(pace), owed.subscribe()));
     loop {
         match candidate.leads(Instant::now(), unanswered).await {
             Ok(leads) => {
@@ -60,9 +62,10 @@ pub(super) async fn stand(
         }
         tokio::select! {
             () = tokio::time::sleep(jitter(if told.is_some() { pace.gap } else { pace.lead })) => unanswered = false,
-            () = unanswered_for(patience(pace), owed.subscribe()) => {
+            () = &mut waiting => {
                 unanswered = true;
                 owed.send_replace(false);
+                waiting.set(unanswered_for(patience(pace), owed.subscribe()));
             }
             () = leading.closed() => return,
         }
