@@ -1,5 +1,6 @@
 //! CPU time and memory of a process, from `/proc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context as _, Result};
@@ -38,6 +39,23 @@ fn parse(stat: &str, status: &str) -> Option<Usage> {
     };
     let cpu = (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND;
     Some(Usage { cpu, rss: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
+}
+
+/// CPU seconds of each thread of a process, by its name; threads of one name together.
+pub(crate) fn threads(pid: u32) -> Result<BTreeMap<String, f64>> {
+    let mut sums = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("the process has ended")? {
+        let path = task?.path();
+        // A thread may end meanwhile.
+        let (Ok(name), Ok(times)) =
+            (fs::read_to_string(path.join("comm")), fs::read_to_string(path.join("schedstat")))
+        else {
+            continue;
+        };
+        let nanoseconds = times.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or_default();
+        *sums.entry(name.trim().to_owned()).or_default() += nanoseconds / 1e9;
+    }
+    Ok(sums)
 }
 
 /// CPU seconds of the calling thread.

@@ -76,11 +76,9 @@ impl Encoder {
     pub(super) fn begin(&mut self, kind: u16, flags: u16, seq: u32, header: &[u8]) {
         self.message = self.buf.len();
         self.too_long = false;
-        self.buf.extend_from_slice(&0u32.to_ne_bytes());
-        self.buf.extend_from_slice(&kind.to_ne_bytes());
-        self.buf.extend_from_slice(&flags.to_ne_bytes());
-        self.buf.extend_from_slice(&seq.to_ne_bytes());
-        self.buf.extend_from_slice(&0u32.to_ne_bytes());
+        let ([k0, k1], [f0, f1], [s0, s1, s2, s3]) =
+            (kind.to_ne_bytes(), flags.to_ne_bytes(), seq.to_ne_bytes());
+        self.buf.extend_from_slice(&[0, 0, 0, 0, k0, k1, f0, f1, s0, s1, s2, s3, 0, 0, 0, 0]);
         self.raw(header);
     }
 
@@ -127,12 +125,18 @@ impl Encoder {
     }
 
     pub(super) fn attr_u32(&mut self, kind: u16, value: u32) {
-        self.attr(kind, &value.to_ne_bytes());
+        self.attr_word(kind, value.to_ne_bytes());
+    }
+
+    /// An attribute of four bytes, as most are: needs no padding, and is written at once.
+    fn attr_word(&mut self, kind: u16, [v0, v1, v2, v3]: [u8; 4]) {
+        let ([l0, l1], [k0, k1]) = (8u16.to_ne_bytes(), kind.to_ne_bytes());
+        self.buf.extend_from_slice(&[l0, l1, k0, k1, v0, v1, v2, v3]);
     }
 
     pub(super) fn attr_ip(&mut self, kind: u16, addr: IpAddr) {
         match addr {
-            IpAddr::V4(addr) => self.attr(kind, &addr.octets()),
+            IpAddr::V4(addr) => self.attr_word(kind, addr.octets()),
             IpAddr::V6(addr) => self.attr(kind, &addr.octets()),
         }
     }

@@ -3,6 +3,7 @@
 //! A record is looked up once, by its prefix; from then on its [`Slot`] travels, through the user's queues too. A prefix that
 //! is in several tables, or goes into several, takes as many records as it needs.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -106,6 +107,9 @@ pub(super) struct Store<E> {
     hasher: FxSeededState,
     tables: Vec<u32>,
     table_index: FxHashMap<u32, Scope>,
+    /// After the record that was found last. zebra replays, and withdraws, in the order in which it announced, and the kernel
+    /// dumps in much the same: mostly the next prefix is there.
+    next: Cell<u32>,
     /// Learned routes by label.
     labels: Vec<usize>,
     learned: usize,
@@ -122,6 +126,7 @@ impl<E> Default for Store<E> {
             hasher: FxSeededState::with_seed(usize::try_from(seed).unwrap_or_default()),
             tables: Vec::new(),
             table_index: FxHashMap::default(),
+            next: Cell::new(0),
             labels: Vec::new(),
             learned: 0,
             entries: 0,
@@ -160,13 +165,39 @@ impl<E: Copy + Default> Store<E> {
             .filter(move |(_, record)| record.key == key)
     }
 
+    /// The prefix's record, if it is where it is expected and the only one.
+    fn guess(&self, key: Key) -> Option<(Slot, &Record<E>)> {
+        let slot = Slot(self.next.get());
+        let record = self.record(slot)?;
+        let is_it = record.key == key && !record.shared && !record.is_vacant();
+        is_it.then(|| self.found(slot)).map(|slot| (slot, record))
+    }
+
+    fn found(&self, slot: Slot) -> Slot {
+        self.next.set(slot.0.wrapping_add(1));
+        slot
+    }
+
+    /// The record of a prefix that is wanted.
+    fn look_up(&self, key: Key, is_wanted: impl Fn(&Record<E>) -> bool) -> Option<Slot> {
+        if let Some((slot, record)) = self.guess(key) {
+            return is_wanted(record).then_some(slot);
+        }
+        let found = self.of(key).find(|(_, record)| is_wanted(record));
+        found.map(|(slot, _)| self.found(slot))
+    }
+
     /// Reads where the records of some prefixes are. What each of them waits for, memory, is waited for by all together; what
     /// is then done with one after the other finds it in the cache.
     pub(super) fn warm<'a>(&self, prefixes: impl Iterator<Item = &'a IpNet>) {
+        let mut next = self.next.get();
         let known = |prefix: &&IpNet| {
             let key = Key::new(prefix);
             let is = |index: &u32| self.records.get(*index as usize).is_some_and(|record| record.key == key);
-            self.index.find(self.hasher.hash_one(key), is).is_some()
+            let found =
+                if is(&next) { Some(next) } else { self.index.find(self.hasher.hash_one(key), is).copied() };
+            next = found.map_or(next, |index| index.wrapping_add(1));
+            found.is_some()
         };
         std::hint::black_box(prefixes.filter(known).count());
     }
@@ -193,16 +224,22 @@ impl<E: Copy + Default> Store<E> {
         is_wanted: impl Fn(&Record<E>) -> bool,
         has_room: impl Fn(&Record<E>) -> bool,
     ) -> Option<(Slot, bool)> {
+        if let Some((slot, record)) = self.guess(key) {
+            let wanted = is_wanted(record);
+            if wanted || has_room(record) {
+                return Some((slot, wanted));
+            }
+        }
         let (mut room, mut others) = (None, false);
         for (slot, record) in self.of(key) {
             if is_wanted(record) {
-                return Some((slot, true));
+                return Some((self.found(slot), true));
             }
             others = true;
             room = room.or(has_room(record).then_some(slot));
         }
         match room {
-            Some(slot) => Some((slot, false)),
+            Some(slot) => Some((self.found(slot), false)),
             None => Some((self.add(key, others)?, false)),
         }
     }
@@ -309,7 +346,7 @@ impl<E: Copy + Default> Store<E> {
     /// Where a learned route is.
     pub(super) fn find(&self, table: u32, prefix: &IpNet) -> Option<Slot> {
         let scope = self.table(table)?;
-        self.of(Key::new(prefix)).find(|(_, record)| record.table == scope).map(|(slot, _)| slot)
+        self.look_up(Key::new(prefix), |record| record.table == scope)
     }
 
     /// What is learned at a slot.
@@ -386,7 +423,7 @@ impl<E: Copy + Default> Store<E> {
     }
 
     pub(super) fn find_entry(&self, target: Scope, prefix: &IpNet) -> Option<Slot> {
-        self.of(Key::new(prefix)).find(|(_, record)| record.target == target).map(|(slot, _)| slot)
+        self.look_up(Key::new(prefix), |record| record.target == target)
     }
 
     /// The entry for a target, of the prefix that a record is for.

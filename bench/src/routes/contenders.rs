@@ -1,5 +1,6 @@
 //! Who puts routes into the kernel: the bare writer, the agent, zebra.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -36,6 +37,10 @@ pub(crate) trait Contender: Send {
     fn run(&mut self, set: &Set, phase: Phase) -> Result<()>;
     /// CPU seconds so far.
     fn cpu(&self) -> Result<f64>;
+    /// CPU seconds so far of each of its threads, where it has several.
+    fn threads(&self) -> Result<BTreeMap<String, f64>> {
+        Ok(BTreeMap::new())
+    }
     /// The time that counts.
     fn took(&self, seen: Seen) -> Duration {
         seen.last
@@ -208,6 +213,10 @@ impl Contender for Backtrail {
 
     fn cpu(&self) -> Result<f64> {
         Ok(self.usage()?.cpu)
+    }
+
+    fn threads(&self) -> Result<BTreeMap<String, f64>> {
+        usage::threads(self.pid)
     }
 
     fn after(&mut self, set: &Set, what: &str, report: &mut Report) -> Result<()> {

@@ -212,6 +212,7 @@ fn measure(
     report: &mut Report,
 ) -> Result<f64> {
     let (mut seconds, mut cpu, mut changes) = (0.0, 0.0, 0);
+    let threads = contender.threads()?;
     for phase in phases {
         let before = contender.cpu()?;
         let seen = timed(contender, set, *phase)?;
@@ -227,6 +228,13 @@ fn measure(
     report.add(name.clone(), "s", seconds);
     report.add(format!("{name} rate"), "thousand routes/s", rate);
     report.add(format!("{name} CPU"), "s of CPU", cpu);
+    // On a machine that is not idle these tell what the wall clock does not: the busiest thread is what limits.
+    for (thread, now) in contender.threads()? {
+        let used = now - threads.get(&thread).copied().unwrap_or_default();
+        if used > cpu / 50.0 {
+            report.add(format!("{name} CPU, thread {thread}"), "s of CPU", used);
+        }
+    }
     eprintln!("  {name}: {seconds:.3} s, {rate:.0} thousand routes/s, {cpu:.2} s of CPU");
     contender.after(set, what, report)?;
     Ok(seconds)
