@@ -114,11 +114,12 @@ fn a_dead_gateway_leaves_replies_to_the_routes_or_drops_them() -> Result<()> {
             })?;
             Ok(if drops { wires.default + wires.request == 0 } else { wires.follow_default() })
         };
-        wait_until(WAIT, policy, || expected().unwrap_or(false)).with_context(|| {
-            format!("{:?} {:?} {:?}", place.node.run("ip neigh"), interface(&place.agent, "vred"), expected())
-        })?;
+        // While the kernel still asks for the gateway, what is sent to it is lost: only the programs' own verdict counts.
         let (counter, other) = if drops { ("dropped", "pathDown") } else { ("pathDown", "dropped") };
-        place.wait_counter("vred", counter, 1)?;
+        let told = || expected().unwrap_or(false) && place.counter("vred", counter).is_ok_and(|n| n > 0);
+        wait_until(WAIT, policy, told).with_context(|| {
+            format!("{:?} {:?}", place.node.run("ip neigh"), interface(&place.agent, "vred"))
+        })?;
         ensure!(place.counter("vred", other)? == 0, "{policy}");
     }
     Ok(())
