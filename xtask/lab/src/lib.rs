@@ -48,7 +48,7 @@ pub use lab::{End, Lab};
 pub use monitor::Monitor;
 pub use namespace::{Counters, Namespace, has_8021q};
 pub use process::{Process, output};
-pub use raw::send_packet;
+pub use raw::{send_packet, send_packet_by};
 pub use sniffer::{Direction, Frame, Sniffer};
 pub use suite::{Suite, cache_dir, debian_sources, obtain_suite, root_of, with_suite};
 pub use traffic::{TcpEcho, UdpEcho, ping, tcp_exchange, udp_exchange};
