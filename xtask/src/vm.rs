@@ -49,7 +49,6 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("vm_devices", &["--skip", "steering_follows_interfaces_into_a_created_vrf"]),
     // Emulated on two busy cores it takes longer than the others together; `cargo xtask vm` runs it.
     ("vm_vrf", &["--skip", "what_others_do_to_a_vrf_is_mended"]),
-    ("vm_places", &[]),
     ("vm_bgp", &[]),
     ("netns_kernel", &[]),
     ("netns_cleanup", &[]),
