@@ -192,3 +192,25 @@ fn audit_dump(reports: &mpsc::Sender<Report>, protocol: u8, stop: &AtomicBool) -
     let _ = reports.blocking_send(Report::AuditRoutes(chunk));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_one_while_it_goes_on_whether_it_queues_or_is_taken_as_it_comes() {
+        let (start, load) = (Instant::now(), BULK as u64);
+        let second = Bulk::CALM;
+        let mut bulk = Bulk::new(start);
+        assert!(!bulk.is_under_way(start, BULK - 1, load - 1));
+        assert!(bulk.is_under_way(start, BULK, 0), "so much waits");
+        assert!(bulk.is_under_way(start + second / 2, 0, 0) && !bulk.is_under_way(start + second, 0, 0));
+        // The kernel takes it as fast as it comes: nothing waits.
+        let now = start + 2 * second;
+        assert!(!bulk.is_under_way(now, 0, 0));
+        assert!(bulk.is_under_way(now + second / 2, 0, load));
+        // The first look after a while still counts what came before it.
+        assert!(bulk.is_under_way(now + 3 * second, 0, load));
+        assert!(!bulk.is_under_way(now + 5 * second, 0, load));
+    }
+}

@@ -4,4 +4,5 @@ mod failover;
 mod interference;
 mod kills;
 mod limits;
+mod objects;
 mod rig;
