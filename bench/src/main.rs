@@ -104,6 +104,11 @@ fn run(bench: &Bench) -> Result<bool> {
         }
         return Ok(true);
     }
+    if let Bench::Steering(args) = bench
+        && args.is_bare_metal()
+    {
+        return steering::bare_metal(args).map(|()| true);
+    }
     backtrail_lab::catch_interrupts()?;
     let mut report = Report::new(name, bars);
     match bench {

@@ -27,8 +27,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     let built = cargo::target_dir()?;
     let program = built.join("release/backtrail-bench");
-    let mut command = if told("fpm") {
-        // Decoding alone: no agent, no lab, no root.
+    let mut command = if ["fpm", "--serve", "--ask"].into_iter().any(told) {
+        // Decoding alone, or one of two machines: no agent, no lab, no root.
         cargo::build(&["-p", "backtrail-bench", "--release"])?;
         Command::new(program)
     } else {

@@ -32,16 +32,19 @@ struct Place {
     seeds: &'static [&'static str],
 }
 
-const PLACES: &[Place] = &[Place {
-    folder: "fpm/fuzz",
-    targets: &["frame", "netlink", "protobuf", "session"],
-    seeds: &[
-        "fpm/tests/captures",
-        "fpm/tests/captures/protobuf",
-        "fpm/tests/captures/oldmodule-netlink",
-        "fpm/tests/generated",
-    ],
-}];
+const PLACES: &[Place] = &[
+    Place {
+        folder: "fpm/fuzz",
+        targets: &["frame", "netlink", "protobuf", "session"],
+        seeds: &[
+            "fpm/tests/captures",
+            "fpm/tests/captures/protobuf",
+            "fpm/tests/captures/oldmodule-netlink",
+            "fpm/tests/generated",
+        ],
+    },
+    Place { folder: "ebpf/common/fuzz", targets: &["packet"], seeds: &["ebpf/common/fuzz/seeds/packet"] },
+];
 
 /// Time for each target in `cargo xtask test`, seconds.
 const BRIEF: u32 = 10;

@@ -1,4 +1,4 @@
-//! What a packet costs end to end: a node answers over TCP, and its replies would leave by the wrong interface.
+//! What a packet costs end to end: a node answers, over TCP or to many flows, and its replies would leave by the wrong interface.
 //!
 //! ```text
 //! client --- router ---(rdef udef: default route)--- node (service on lo)
@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Offloads are off, so that each packet goes through the whole stack. Each way to do it has a lab of its own, of
-//! which one is busy at a time.
+//! which one is busy at a time. Clients of many flows have addresses of 100.64.0.0/10, half of them straight, half astray.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,13 @@ use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{Agent, AgentOptions, End, Lab, Namespace};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
+use super::flows::{Exchange, Measured};
 use crate::report::Report;
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 const PORT: u16 = 7000;
+/// Of the service for many flows, over UDP.
+const ECHO_PORT: u16 = 7001;
 /// The node's only route to this client is the default route: replies would leave wrongly.
 const ASTRAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// The node has a route to this client by the right interface.
@@ -68,6 +71,14 @@ impl Client {
         }
     }
 
+    /// The first of a million addresses.
+    fn first(self) -> Ipv4Addr {
+        match self {
+            Self::Straight => Ipv4Addr::new(100, 96, 0, 0),
+            Self::Astray => Ipv4Addr::new(100, 64, 0, 0),
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Straight => "reply already right",
@@ -81,6 +92,7 @@ pub(crate) struct Topology {
     way: Way,
     client: Namespace,
     node: Namespace,
+    exchange: Exchange,
     _router: Namespace,
     _agent: Option<Agent>,
 }
@@ -103,7 +115,8 @@ impl Topology {
             }
         };
         serve(&node)?;
-        let topology = Self { way, client, node, _router: router, _agent: agent };
+        let exchange = Exchange::new(&client, &node, SocketAddrV4::new(SERVICE, ECHO_PORT))?;
+        let topology = Self { way, client, node, exchange, _router: router, _agent: agent };
         topology.check()?;
         Ok(topology)
     }
@@ -127,6 +140,11 @@ impl Topology {
                 }
             }
         }
+    }
+
+    /// Opens so many flows of a client.
+    pub(crate) fn open(&self, client: Client, flows: u32) -> Result<()> {
+        self.exchange.open(client.first(), flows)
     }
 
     /// Nanoseconds for one packet of the service's replies.
@@ -166,12 +184,21 @@ table ip recipe {
 }
 END
 ip route add default via 10.0.2.1 dev ured table 100
-ip rule add fwmark 0x64 lookup 100 pref 1000";
+ip rule add fwmark 0x64 lookup 100 pref 1000
+sysctl -qw net.netfilter.nf_conntrack_udp_timeout=3600 net.netfilter.nf_conntrack_udp_timeout_stream=3600";
 
+/// As many flows as are measured are below nine tenths of the table.
 const MANIFEST: &str = "apiVersion: backtrail.dev/v1alpha1
+kind: DataplaneConfig
+metadata: {name: default}
+spec:
+  guardrails: {maxFlowEntriesPerNode: 4194304}
+---
+apiVersion: backtrail.dev/v1alpha1
 kind: ReturnPath
 metadata: {name: bench}
 spec:
+  flowTable: {maxEntries: 4194304}
   interfaces:
   - {name: ured, gateway: {source: Static, ipv4: 10.0.2.1}}
   mode: TCRedirect
@@ -189,17 +216,20 @@ fn lay_out(lab: &Lab, client: &Namespace, router: &Namespace, node: &Namespace) 
     node.forward()?;
     client.run(
         "ip link set eth0 gso_max_segs 1
-         ip route add 198.51.100.0/24 via 203.0.113.1",
+         ip route add 198.51.100.0/24 via 203.0.113.1
+         ip route add local 100.64.0.0/10 dev lo",
     )?;
     router.run(
         "for dev in clients rdef rred; do ip link set $dev gso_max_segs 1; done
-         ip route add 198.51.100.10/32 via 10.0.2.2",
+         ip route add 198.51.100.10/32 via 10.0.2.2
+         ip route add 100.64.0.0/10 via 203.0.113.2",
     )?;
     node.run(
         "for dev in udef ured; do ip link set $dev gso_max_segs 1; done
          ip addr add 198.51.100.10/32 dev lo
          ip route add default via 10.0.1.1
-         ip route add 203.0.114.0/24 via 10.0.2.1",
+         ip route add 203.0.114.0/24 via 10.0.2.1
+         ip route add 100.96.0.0/11 via 10.0.2.1",
     )?;
     Ok(())
 }
@@ -270,14 +300,7 @@ impl Costs {
 
     /// What Backtrail adds over nothing, less `share` of what the mark adds: mean and half the 95 % interval, ns.
     pub(crate) fn excess(&self, client: Client, share: f64) -> (f64, f64) {
-        let [nothing, mark, ours] = &self.of[client as usize];
-        let excess: Vec<f64> = nothing
-            .iter()
-            .zip(mark)
-            .zip(ours)
-            .map(|((nothing, mark), ours)| (ours - nothing) - share * (mark - nothing))
-            .collect();
-        interval(&excess)
+        excess(&self.of[client as usize], share)
     }
 
     /// Throughput of steered flows over that of flows that need nothing and get nothing, turn by turn.
@@ -285,6 +308,111 @@ impl Costs {
         let [[straight, ..], [.., steered]] = &self.of;
         straight.iter().zip(steered).map(|(straight, steered)| straight / steered)
     }
+}
+
+/// The same for a request and its answer, where there are many flows.
+#[derive(Debug)]
+pub(crate) struct Exchanges {
+    flows: u32,
+    /// By client, then by way: one value for each turn.
+    of: [[Vec<f64>; 3]; 2],
+}
+
+impl Exchanges {
+    pub(crate) fn new(flows: u32) -> Self {
+        Self { flows, of: Default::default() }
+    }
+
+    /// One turn: `count` exchanges for each client and way, the `turn`th part of the flows.
+    pub(crate) fn turn(
+        &mut self,
+        topologies: &[Topology; 3],
+        turn: u32,
+        count: u32,
+        report: &mut Report,
+    ) -> Result<()> {
+        for (client, of) in Client::ALL.into_iter().zip(&mut self.of) {
+            let mut ways: Vec<_> = topologies.iter().zip(of).collect();
+            if turn % 2 == 1 {
+                ways.reverse();
+            }
+            for (topology, values) in ways {
+                let from = turn.wrapping_mul(count);
+                let measured = topology.exchange.measure(client.first(), self.flows, from, count)?;
+                values.push(measured.mean);
+                note(self.flows, client, topology.way, &measured, report);
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what Backtrail pays beyond its share of what the conntrack mark adds.
+    pub(crate) fn tell(&self) {
+        for (client, share, of) in [(Client::Straight, 0.5, "half of "), (Client::Astray, 1.0, "")] {
+            let (mean, half) = excess(&self.of[client as usize], share);
+            println!(
+                "{} flows, {}: {mean:.0} ns beyond {of}what the mark adds, 95 % interval {:.0} to {:.0}",
+                self.flows,
+                client.name(),
+                mean - half,
+                mean + half
+            );
+        }
+    }
+
+    /// What steered flows cost with Backtrail, turn by turn.
+    pub(crate) fn steered(&self) -> &[f64] {
+        let [_, [.., steered]] = &self.of;
+        steered
+    }
+}
+
+fn note(flows: u32, client: Client, way: Way, measured: &Measured, report: &mut Report) {
+    let name =
+        |what: &str| format!("request and answer, {flows} flows, {}: {}{what}", client.name(), way.name());
+    report.add(name(""), "ns", measured.mean);
+    report.add(name(", CPU time"), "ns of CPU", measured.cpu);
+    report.add(name(", p50"), "ns at most", measured.p50);
+    report.add(name(", p99"), "ns at most", measured.p99);
+    report.add(name(", rate"), "exchanges/s", 1e9 / measured.mean);
+}
+
+/// Room for the recipe's connections: a limit of the whole machine, put back at the end.
+pub(crate) struct ConntrackRoom(Vec<(&'static str, String)>);
+
+impl ConntrackRoom {
+    pub(crate) fn make() -> Result<Self> {
+        let mut before = Vec::new();
+        for (path, wanted) in [
+            ("/proc/sys/net/netfilter/nf_conntrack_max", 4_194_304_u32),
+            ("/proc/sys/net/netfilter/nf_conntrack_buckets", 1_048_576),
+        ] {
+            let now = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+            if now.trim().parse::<u32>()? < wanted {
+                std::fs::write(path, wanted.to_string()).with_context(|| path.to_owned())?;
+                before.push((path, now));
+            }
+        }
+        Ok(Self(before))
+    }
+}
+
+impl Drop for ConntrackRoom {
+    fn drop(&mut self) {
+        for (path, value) in &self.0 {
+            if let Err(error) = std::fs::write(path, value.trim()) {
+                eprintln!("{path} is not put back to {}: {error}", value.trim());
+            }
+        }
+    }
+}
+
+/// What the third way adds over the first, less `share` of what the second adds: mean and half the 95 % interval.
+fn excess([nothing, mark, ours]: &[Vec<f64>; 3], share: f64) -> (f64, f64) {
+    let turns = nothing.iter().zip(mark).zip(ours);
+    let excess: Vec<f64> =
+        turns.map(|((nothing, mark), ours)| (ours - nothing) - share * (mark - nothing)).collect();
+    interval(&excess)
 }
 
 /// Mean, and half the 95 % interval of the mean.
