@@ -86,6 +86,9 @@ impl Bed {
         for family in Family::ALL {
             let opener = frames::opener(family, [good.mac, ROUTER]);
             bed.test(false, maps::programs::INGRESS, &opener, good.index, 1)?;
+            // The node goes on to send: the flow is confirmed.
+            let reply = frames::packet(family, From::Service, [OTHER, good.mac]);
+            bed.test(false, maps::programs::EGRESS, &reply, good.index, 1)?;
         }
         let opener = frames::opener(Family::V4, [good.mac, ROUTER]);
         bed.test(true, "learn", &opener, good.index, 1)?;

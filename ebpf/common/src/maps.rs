@@ -105,7 +105,7 @@ pub const fn openers(flows: u32) -> u32 {
 /// Entries of `rp_recent`, a power of two: a mebibyte.
 pub const RECENT: u32 = 1 << 17;
 /// Gates for which an opener counts as recent.
-pub const RECENT_GATES: u16 = 8;
+pub const RECENT_GATES: u16 = 32;
 
 /// When openers were last seen, four by four: a packet that is in no flow table is looked for among the openers only where
 /// there was one. What the gate says is never wrong for long: after 18 hours an old one looks new.
