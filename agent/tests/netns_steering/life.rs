@@ -131,6 +131,78 @@ fn maps_of_another_schema_are_replaced() -> Result<()> {
     lab.assert_steered()
 }
 
+/// An agent that had fewer maps leaves its flows to the next one, without a loss.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn maps_that_an_older_agent_did_not_have_are_added() -> Result<()> {
+    let mut lab = Topology::new("older")?;
+    lab.apply()?;
+    let flow = steady_flow(&lab)?;
+    let learned = lab.counters("vred")?.learned;
+    lab.steering = None;
+    for name in ["rp_openers", "rp_openers6", "rp_recent"] {
+        std::fs::remove_file(lab.bpffs.join(name))?;
+    }
+    ensure!(lab.apply()?.attached == 3);
+    let wires = lab.wires(|| more_answers(&flow))?;
+    ensure!(wires.default == 0, "{wires:?}");
+    ensure!(lab.counters("vred")?.learned == learned, "the flow was kept, not learned anew");
+    ensure!(pins(&lab.bpffs)?.iter().any(|name| name == "rp_openers6"));
+    let report = flow.stop();
+    ensure!(report.lost == 0, "{report:?}");
+    lab.assert_steered()
+}
+
+/// A name does not matter to what runs, and the next plan finds the interface by its new one.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_interface_that_is_renamed_goes_on() -> Result<()> {
+    let mut lab = Topology::new("rename")?;
+    lab.apply()?;
+    let before = attachments(&lab)?;
+    let flow = steady_flow(&lab)?;
+    // Up as it is: Linux 6.2 and newer allow it, older ones only while it is down.
+    if lab.node.run("ip link set vred name vblue").is_err() {
+        lab.node.run(
+            "ip link set vred down; ip link set vred name vblue; ip link set vblue up
+             ip route replace 10.0.2.0/24 dev vblue; ip -6 addr add fd00:2::2/64 dev vblue nodad",
+        )?;
+    }
+    lab.asked = vec![asked("vblue")];
+    let report = lab.apply()?;
+    ensure!(report.attached + report.detached == 0, "{report:?}");
+    let steered = lab.counters("vblue")?.steered;
+    more_answers(&flow)?;
+    ensure!(lab.counters("vblue")?.steered > steered);
+    let after = attachments(&lab)?;
+    let links = |all: &[Attachment]| all.iter().map(|at| (at.ifindex, at.link)).collect::<Vec<_>>();
+    ensure!(links(&before) == links(&after), "{before:?} {after:?}");
+    ensure!(after.iter().any(|at| at.interface == "vblue"), "{after:?}");
+    Ok(())
+}
+
+/// Away in another namespace and back: its programs went with it, and it gets new ones.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_interface_that_was_away_is_steered_again() -> Result<()> {
+    let mut lab = Topology::new("away")?;
+    lab.apply()?;
+    lab.assert_steered()?;
+    let elsewhere = lab.lab.namespace("elsewhere")?;
+    lab.node.run(&format!("ip link set vred netns {}", elsewhere.name()))?;
+    lab.apply()?;
+    ensure!(attachments(&lab)?.iter().all(|at| at.interface != "vred"), "{:?}", attachments(&lab)?);
+    elsewhere.run(&format!("ip link set vred netns {}", lab.node.name()))?;
+    lab.node.run(
+        "ip link set vred up; ip addr add 10.0.2.2/24 dev vred; ip -6 addr add fd00:2::2/64 dev vred nodad",
+    )?;
+    lab.router.run(&format!(
+        "ip route replace {VIP4} via 10.0.2.2; ip -6 route replace 2001:db8:5::10 via fd00:2::2"
+    ))?;
+    lab.apply()?;
+    lab.assert_steered()
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_device_that_was_made_anew_is_attached_anew() -> Result<()> {
