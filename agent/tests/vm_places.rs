@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use backtrail::steering::features;
 use backtrail_lab::frames;
 use backtrail_lab::ways::{TwoWays, VIP4, VIP6, Wires};
@@ -71,43 +71,6 @@ fn replies_leave_by_a_vlan_within_a_vlan() -> Result<()> {
     rebuilt(&net, &node, &router)?;
     let _agent = start_agent(&net.lab, &net.node, return_path(&["c.100"], ""), &["c.100", "vdef"])?;
     net.assert_steered()
-}
-
-/// The default route on a VLAN of the bond that requests come in by untagged, and the other way round.
-#[test]
-#[ignore = "needs bonding and 8021q: cargo xtask vm"]
-fn a_stacked_device_and_the_one_below_are_told_apart() -> Result<()> {
-    for (name, listed, default, tag) in
-        [("above", "bond0", "bond0.100", false), ("below", "bond0.100", "bond0", true)]
-    {
-        let net = TwoWays::new(name)?;
-        let vlan = |device: &str| format!("ip link add link {device} name {device}.100 type vlan id 100\n");
-        let (mut node, mut router) = (format!("{BOND}{}", vlan("bond0")), vlan("rred"));
-        node += &addresses(listed, 2);
-        router += &addresses(if tag { "rred.100" } else { "rred" }, 1);
-        rebuilt(&net, &node, &router)?;
-        let other = if tag { "rred" } else { "rred.100" };
-        net.router.run(&format!("ip link set {other} up; ip addr add 10.0.3.1/24 dev {other}; ip -6 addr add fd00:3::1/64 dev {other} nodad"))?;
-        net.node.run(&format!(
-            "ip link set {default} up; ip addr add 10.0.3.2/24 dev {default}; ip -6 addr add fd00:3::2/64 dev {default} nodad
-             ip route replace default via 10.0.3.1; ip -6 route replace default via fd00:3::1"
-        ))?;
-        let _agent = start_agent(&net.lab, &net.node, return_path(&[listed], ""), &[listed, default])?;
-        for (what, exchange) in net.each_protocol() {
-            net.wires(exchange).with_context(|| format!("{name}: {what}"))?;
-            let services: [IpAddr; 2] = [VIP4.parse()?, VIP6.parse()?];
-            let ours = |device: &str| {
-                net.wire.count(device, |frame| {
-                    frame.direction == Direction::In && services.contains(&frame.source)
-                })
-            };
-            // The device below sees the tagged frames, too.
-            let (all, tagged) = (ours("rred"), ours("rred.100"));
-            let right = if tag { tagged == all } else { tagged == 0 };
-            ensure!(right && all > 0, "{name}: {what}: {all} frames, {tagged} of them tagged");
-        }
-    }
-    Ok(())
 }
 
 /// Two VRFs with one client address, one service address and the same ports: each reply stays in its VRF, on the interface of

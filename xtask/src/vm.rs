@@ -49,6 +49,7 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("vm_devices", &["--skip", "steering_follows_interfaces_into_a_created_vrf"]),
     // Emulated on two busy cores it takes longer than the others together; `cargo xtask vm` runs it.
     ("vm_vrf", &["--skip", "what_others_do_to_a_vrf_is_mended"]),
+    ("vm_places", &["a_qdisc_that_somebody_deleted"]),
     ("vm_bgp", &[]),
     ("netns_kernel", &[]),
     ("netns_cleanup", &[]),
