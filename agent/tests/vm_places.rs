@@ -1,4 +1,4 @@
-//! Steering on devices that need modules: bonds, VLANs on them, VLANs in VLANs, VRF devices.
+//! Steering on devices that need modules: VLANs in VLANs, VRF devices, and on kernels without TCX.
 //!
 //! ```text
 //! client --- router ---(rdef vdef: default route)--- node (services on lo)
@@ -34,25 +34,6 @@ fn addresses(device: &str, last: u8) -> String {
         "ip link set {device} up; ip addr add 10.0.2.{last}/24 dev {device}
          ip -6 addr add fd00:2::{last}/64 dev {device} nodad\n"
     )
-}
-
-const BOND: &str = "ip link add bond0 type bond mode active-backup miimon 100; ip link set vred down
-     ip link set vred master bond0; ip link set bond0 up; ip link set vred up\n";
-
-/// A VLAN on a bond, the way servers are wired.
-#[test]
-#[ignore = "needs bonding and 8021q: cargo xtask vm"]
-fn replies_leave_by_the_vlan_of_a_bond() -> Result<()> {
-    let net = TwoWays::new("bond")?;
-    let node = format!(
-        "{BOND}ip link add link bond0 name bond0.100 type vlan id 100\n{}",
-        addresses("bond0.100", 2)
-    );
-    let router =
-        format!("ip link add link rred name rred.100 type vlan id 100\n{}", addresses("rred.100", 1));
-    rebuilt(&net, &node, &router)?;
-    let _agent = start_agent(&net.lab, &net.node, return_path(&["bond0.100"], ""), &["bond0.100", "vdef"])?;
-    net.assert_steered()
 }
 
 /// One tag within another: 802.1ad outside.
