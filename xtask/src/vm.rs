@@ -44,11 +44,8 @@ struct Job {
 
 /// What depends on the kernel, and how little of it tells: the verifier takes seconds for each test that loads programs.
 const BRIEF: &[(&str, &[&str])] = &[
-    // `cargo xtask vm` runs it; not here until it was seen to pass since its addresses are moved, not doubled.
-    ("vm_devices", &["--skip", "steering_follows_interfaces_into_a_created_vrf"]),
-    // Emulated on two busy cores it takes longer than the others together; `cargo xtask vm` runs it.
-    ("vm_vrf", &["--skip", "what_others_do_to_a_vrf_is_mended"]),
-    ("vm_places", &["a_qdisc_that_somebody_deleted"]),
+    ("vm_devices", &[]),
+    ("vm_vrf", &[]),
     ("vm_bgp", &[]),
     ("netns_kernel", &[]),
     ("netns_cleanup", &[]),
