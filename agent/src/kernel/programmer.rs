@@ -55,14 +55,14 @@ impl std::error::Error for OpError {}
 struct Encoded {
     batch: Batch,
     bytes: Vec<u8>,
-    sends: Vec<Send>,
+    sends: Vec<Datagram>,
     /// Operations that have no wire form.
     errors: Vec<OpError>,
 }
 
 /// One datagram.
 #[derive(Debug)]
-struct Send {
+struct Datagram {
     /// Where it is in the bytes.
     bytes: Range<usize>,
     /// Which operations it holds: sequence numbers count up from `base` with their indices.
@@ -77,7 +77,7 @@ impl Encoded {
     fn new(batch: Batch, base: u32) -> Self {
         let mut encoder = Encoder::with_capacity(batch.ops.len() * TYPICAL);
         let (mut sends, mut errors) = (Vec::new(), Vec::new());
-        let mut send = Send { bytes: 0..0, ops: 0..0, base, last: None };
+        let mut send = Datagram { bytes: 0..0, ops: 0..0, base, last: None };
         for op in &batch.ops {
             let (index, seq) = (send.ops.end, base.wrapping_add(u32::try_from(send.ops.end).unwrap_or(0)));
             match encode(op, &mut encoder, seq) {
@@ -88,7 +88,7 @@ impl Encoded {
             send.bytes.end = encoder.bytes().len();
             if send.bytes.len() >= SEND {
                 let (bytes, ops) = (send.bytes.end..send.bytes.end, send.ops.end..send.ops.end);
-                let next = Send { bytes, ops, base: seq.wrapping_add(1), last: None };
+                let next = Datagram { bytes, ops, base: seq.wrapping_add(1), last: None };
                 encoder.acknowledge_last();
                 sends.push(std::mem::replace(&mut send, next));
             }
@@ -202,7 +202,7 @@ impl Writer {
     }
 
     /// Reads answers until the last message's.
-    fn collect(&mut self, sent: &Send, errors: &mut Vec<OpError>) -> std::io::Result<()> {
+    fn collect(&mut self, sent: &Datagram, errors: &mut Vec<OpError>) -> std::io::Result<()> {
         loop {
             for message in self.socket.receive(&mut self.received, 0)? {
                 if message.kind != NLMSG_ERROR {
@@ -220,7 +220,7 @@ impl Writer {
     /// that the next send starts clean.
     fn give_up(
         &mut self,
-        lost: &Send,
+        lost: &Datagram,
         unencodable: &BTreeSet<usize>,
         cause: &std::io::Error,
         errors: &mut Vec<OpError>,
@@ -232,7 +232,7 @@ impl Writer {
     }
 }
 
-impl Send {
+impl Datagram {
     /// The operation's error that `message` reports; `None` when it acknowledges.
     fn error(&self, message: &Message<'_>) -> Option<OpError> {
         let (errno, text) = message.verdict();
