@@ -1,4 +1,4 @@
-//! Steering on devices that need modules: VLANs in VLANs, VRF devices, and on kernels without TCX.
+//! Steering on devices that need modules: bonds, VLANs on them, VLANs in VLANs, VRF devices.
 //!
 //! ```text
 //! client --- router ---(rdef vdef: default route)--- node (services on lo)
@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use backtrail::steering::features;
 use backtrail_lab::frames;
 use backtrail_lab::ways::{TwoWays, VIP4, VIP6, Wires};
@@ -21,8 +21,9 @@ use rig::{WAIT, interface, return_path, start_agent};
 
 /// Both ends of the link of the requests give it up; `node` and `router` make other devices of it.
 fn rebuilt(net: &TwoWays, node: &str, router: &str) -> Result<()> {
-    net.node.run(&format!("ip addr flush dev vred\n{node}"))?;
-    net.router.run(&format!("ip addr flush dev rred\n{router}"))?;
+    // Without its link-local address the router could ask for no neighbour.
+    net.node.run(&format!("ip addr flush dev vred scope global\n{node}"))?;
+    net.router.run(&format!("ip addr flush dev rred scope global\n{router}"))?;
     net.router
         .run(&format!("ip route replace {VIP4} via 10.0.2.2; ip -6 route replace {VIP6} via fd00:2::2"))?;
     Ok(())
@@ -34,6 +35,25 @@ fn addresses(device: &str, last: u8) -> String {
         "ip link set {device} up; ip addr add 10.0.2.{last}/24 dev {device}
          ip -6 addr add fd00:2::{last}/64 dev {device} nodad\n"
     )
+}
+
+const BOND: &str = "ip link add bond0 type bond mode active-backup miimon 100; ip link set vred down
+     ip link set vred master bond0; ip link set bond0 up; ip link set vred up\n";
+
+/// A VLAN on a bond, the way servers are wired.
+#[test]
+#[ignore = "needs bonding and 8021q: cargo xtask vm"]
+fn replies_leave_by_the_vlan_of_a_bond() -> Result<()> {
+    let net = TwoWays::new("bond")?;
+    let node = format!(
+        "{BOND}ip link add link bond0 name bond0.100 type vlan id 100\n{}",
+        addresses("bond0.100", 2)
+    );
+    let router =
+        format!("ip link add link rred name rred.100 type vlan id 100\n{}", addresses("rred.100", 1));
+    rebuilt(&net, &node, &router)?;
+    let _agent = start_agent(&net.lab, &net.node, return_path(&["bond0.100"], ""), &["bond0.100", "vdef"])?;
+    net.assert_steered()
 }
 
 /// One tag within another: 802.1ad outside.
@@ -52,6 +72,43 @@ fn replies_leave_by_a_vlan_within_a_vlan() -> Result<()> {
     rebuilt(&net, &node, &router)?;
     let _agent = start_agent(&net.lab, &net.node, return_path(&["c.100"], ""), &["c.100", "vdef"])?;
     net.assert_steered()
+}
+
+/// The default route on a VLAN of the bond that requests come in by untagged, and the other way round.
+#[test]
+#[ignore = "needs bonding and 8021q: cargo xtask vm"]
+fn a_stacked_device_and_the_one_below_are_told_apart() -> Result<()> {
+    for (name, listed, default, tag) in
+        [("above", "bond0", "bond0.100", false), ("below", "bond0.100", "bond0", true)]
+    {
+        let net = TwoWays::new(name)?;
+        let vlan = |device: &str| format!("ip link add link {device} name {device}.100 type vlan id 100\n");
+        let (mut node, mut router) = (format!("{BOND}{}", vlan("bond0")), vlan("rred"));
+        node += &addresses(listed, 2);
+        router += &addresses(if tag { "rred.100" } else { "rred" }, 1);
+        rebuilt(&net, &node, &router)?;
+        let other = if tag { "rred" } else { "rred.100" };
+        net.router.run(&format!("ip link set {other} up; ip addr add 10.0.3.1/24 dev {other}; ip -6 addr add fd00:3::1/64 dev {other} nodad"))?;
+        net.node.run(&format!(
+            "ip link set {default} up; ip addr add 10.0.3.2/24 dev {default}; ip -6 addr add fd00:3::2/64 dev {default} nodad
+             ip route replace default via 10.0.3.1; ip -6 route replace default via fd00:3::1"
+        ))?;
+        let _agent = start_agent(&net.lab, &net.node, return_path(&[listed], ""), &[listed, default])?;
+        for (what, exchange) in net.each_protocol() {
+            net.wires(exchange).with_context(|| format!("{name}: {what}"))?;
+            let services: [IpAddr; 2] = [VIP4.parse()?, VIP6.parse()?];
+            let ours = |device: &str| {
+                net.wire.count(device, |frame| {
+                    frame.direction == Direction::In && services.contains(&frame.source)
+                })
+            };
+            // The device below sees the tagged frames, too.
+            let (all, tagged) = (ours("rred"), ours("rred.100"));
+            let right = if tag { tagged == all } else { tagged == 0 };
+            ensure!(right && all > 0, "{name}: {what}: {all} frames, {tagged} of them tagged");
+        }
+    }
+    Ok(())
 }
 
 /// Two VRFs with one client address, one service address and the same ports: each reply stays in its VRF, on the interface of
