@@ -139,6 +139,8 @@ impl Place {
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .args([format!("-max_total_time={seconds}"), format!("-rss_limit_mb={MAX_MIB}")])
             .args([format!("-timeout={HANG}"), "-print_final_stats=1".to_owned()])
+            // The panic's message and the input are what the end of the output has room for.
+            .env("RUST_BACKTRACE", "0")
             .output()
             .with_context(|| format!("cannot start the target {target}"))?;
         let text = String::from_utf8_lossy(&output.stderr);

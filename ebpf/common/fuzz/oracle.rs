@@ -17,11 +17,14 @@ impl Bytes for Slice<'_> {
 pub(crate) type Tuple = ([u8; 16], [u8; 16], u8, (u16, u16));
 
 /// The tuple of an unfragmented TCP or UDP packet, as etherparse reads it; `None` for all else.
+///
+/// In IPv4 an authentication header is a protocol of its own, here as in the kernel's connection tracking; etherparse
+/// looks behind it.
 pub(crate) fn tuple(ip: &[u8]) -> Option<Tuple> {
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
     let packet = SlicedPacket::from_ip(ip).ok()?;
     let (source, destination) = match packet.net? {
-        NetSlice::Ipv4(v4) if !v4.is_payload_fragmented() => {
+        NetSlice::Ipv4(v4) if !v4.is_payload_fragmented() && v4.extensions().auth.is_none() => {
             (widen(v4.header().source()), widen(v4.header().destination()))
         }
         NetSlice::Ipv6(v6) if !v6.is_payload_fragmented() => {

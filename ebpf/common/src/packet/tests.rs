@@ -44,6 +44,26 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// A header that may stand before the transport header, and its protocol number: extension headers of IPv6 that are
+    /// followed, some that are not, and one that does not exist.
+    fn extensions()(
+        number in prop_oneof![Just(0_u8), Just(43), Just(44), Just(51), Just(60), Just(135), Just(139), Just(253)],
+        words in 0..3_u8,
+        bytes in vec(prop_oneof![4 => Just(0_u8), 1 => any::<u8>()], 8..=8),
+    ) -> (u8, Vec<u8>) {
+        let (field, length) = match number {
+            44 => (0, 8),
+            51 => (words + 1, 4 * (usize::from(words) + 3)),
+            _ => (words, 8 * (usize::from(words) + 1)),
+        };
+        let mut header = bytes;
+        header.resize(length, 0);
+        header[1] = field;
+        (number, header)
+    }
+}
+
 impl Packet {
     fn transport(&self) -> Vec<u8> {
         let mut bytes = [self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes()].concat();
@@ -85,6 +105,20 @@ impl Packet {
         }
         bytes.extend(self.transport());
         bytes
+    }
+
+    /// Behind a chain of headers, each with the protocol number that announces it.
+    fn behind(&self, chain: &[(u8, Vec<u8>)]) -> Vec<u8> {
+        let mut ip = Self { extra: 0, ..self.clone() }.with_lengths();
+        let (at, next) = if self.v6 { (40, 6) } else { (20, 9) };
+        for (number, header) in chain.iter().rev() {
+            let mut header = header.clone();
+            header[0] = std::mem::replace(&mut ip[next], *number);
+            ip.splice(at..at, header);
+        }
+        let (field, length) = if self.v6 { (4, ip.len() - 40) } else { (2, ip.len()) };
+        ip[field..field + 2].copy_from_slice(&u16::try_from(length).expect("short").to_be_bytes());
+        ip
     }
 
     fn frame(&self) -> Vec<u8> {
@@ -244,6 +278,11 @@ proptest! {
             ip[at] = byte;
         }
         prop_assert_eq!(oracle::disagreement(&ip), None);
+    }
+
+    #[test]
+    fn another_parser_follows_the_same_headers(packet in packets(), chain in vec(extensions(), 0..8)) {
+        prop_assert_eq!(oracle::disagreement(&packet.behind(&chain)), None);
     }
 
     #[test]
