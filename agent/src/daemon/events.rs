@@ -7,7 +7,7 @@ use zebra_fpm::server::{DisconnectReason, Event};
 
 use super::drift::Author;
 use super::trial::{Candidate, Offer};
-use super::{AUDIT_EVERY, Agent, RETRY_EVERY, Report, SURVEY_EVERY, Todo, answer, report};
+use super::{AUDIT_EVERY, Agent, RETRY_EVERY, Report, SURVEY_EVERY, Todo, answer, measure};
 use crate::control::{Call, Request};
 use crate::intent::types::Intent;
 use crate::kernel::monitor::Notification;
@@ -63,7 +63,7 @@ impl Agent {
                 self.engine.fpm_updates(&updates, now);
                 // A table that FRR writes is a table that nothing else may write.
                 self.todo.plan |= self.engine.rib().tables().len() != tables;
-                let nexthops = report::count_updates(&self.metrics, &updates) > 0;
+                let nexthops = measure::count_updates(&self.metrics, &updates) > 0;
                 self.todo.survey |= nexthops;
                 // Nexthops come with new sessions.
                 self.facts.ask_peers |= nexthops;
@@ -102,7 +102,7 @@ impl Agent {
     }
 
     pub(super) fn on_batch(&mut self, done: &BatchDone) {
-        report::count_batch(&self.metrics, done);
+        measure::count_batch(&self.metrics, done);
         let now = Instant::now();
         self.engine.batch_done(done, now);
         if done.ops.iter().any(|op| matches!(op, RouteOp::ReplaceNexthop(_)))
@@ -353,6 +353,6 @@ impl Agent {
                 tracing::error!(why, "manifests cannot be read, the former ones stay in force: {error:#}");
             }
         }
-        report::count_reload(&self.metrics, &self.manifests);
+        measure::count_reload(&self.metrics, &self.manifests);
     }
 }

@@ -16,6 +16,7 @@ mod feedback;
 mod follow;
 mod frr;
 mod manifests;
+mod measure;
 mod observed;
 mod options;
 mod output;

@@ -216,7 +216,11 @@ impl Steerer {
         let Some(edge) = self.edge() else { return Ok(Page { rows: Vec::new(), total: 0, next: None }) };
         let found = edge.flows(page.cursor, page.limit)?;
         let rows: Vec<FlowRow> = found.flows.iter().map(|flow| row(flow, observed)).collect();
-        let total = if page.cursor == 0 && found.next.is_none() { rows.len() as u64 } else { self.entries() };
+        let total = if page.cursor == 0 && found.next.is_none() {
+            rows.len() as u64
+        } else {
+            self.edge().map_or(0, Steering::flow_count)
+        };
         Ok(Page { total: total.max(rows.len() as u64), rows, next: found.next })
     }
 
@@ -264,14 +268,6 @@ impl Steerer {
     pub(super) fn flow(&self, protocol: u8, client: SocketAddr, service: SocketAddr) -> Option<FlowEntry> {
         let found = self.edge()?.flow(protocol, client, service);
         found.inspect_err(|error| tracing::warn!(%error, "a flow cannot be looked up")).ok().flatten()
-    }
-
-    fn entries(&self) -> u64 {
-        let maps = self.edge().and_then(|edge| edge.report().ok()).map(|status| status.maps);
-        let flows = maps.into_iter().flatten();
-        let flows =
-            flows.filter(|map| map.name.starts_with("rp_flows") || map.name.starts_with("rp_openers"));
-        flows.filter_map(|map| map.entries).sum()
     }
 
     pub(super) fn features(&self) -> BTreeMap<String, bool> {

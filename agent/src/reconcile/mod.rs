@@ -6,7 +6,9 @@
 //! that is why a restart, a reconnect or a reload changes nothing that need not change.
 
 mod audit;
+mod batch;
 mod bodies;
+mod contributions;
 mod devices;
 mod evaluate;
 mod failover;
@@ -31,6 +33,7 @@ use smallvec::SmallVec;
 use zebra_fpm::session::Feed;
 
 pub use self::audit::Audit;
+use self::batch::{Ops, Pending};
 use self::bodies::{Bodies, BodySlot, NO_BODY};
 pub use self::devices::device_ops;
 use self::evaluate::Outcome;
@@ -42,9 +45,8 @@ pub use self::rules::{RuleChanges, diff_rules, held_back};
 use self::tally::{Judgements, Tallies};
 use crate::intent::types::Config;
 use crate::model::RouteKey;
-use crate::model::ops::{Batch, RouteOp};
 use crate::plan::{ImportPlan, Plan};
-use crate::rib::{AT_ONCE, Generation, Rib, Scope, Slot};
+use crate::rib::{Generation, Rib, Scope, Slot};
 
 /// Operations of one batch at most: large enough to keep the kernel busy, small enough to answer in between.
 const MAX_BATCH: usize = 8192;
@@ -106,42 +108,6 @@ struct Failure {
     text: String,
     retry_at: Instant,
     delay: Duration,
-}
-
-/// An emitted operation, waiting for its acknowledgement.
-enum Pending {
-    Nexthop(NexthopOp),
-    /// A route was added or replaced; what stood there before.
-    Route {
-        slot: Slot,
-        old: Option<BodySlot>,
-        installed: bool,
-    },
-    Delete(Slot),
-}
-
-impl Pending {
-    /// The record that a delete is about: it goes with it.
-    fn deleted(&self) -> Option<Slot> {
-        match self {
-            Self::Delete(slot) => Some(*slot),
-            Self::Nexthop(_) | Self::Route { .. } => None,
-        }
-    }
-}
-
-/// A batch in the making.
-#[derive(Default)]
-struct Ops {
-    ops: Vec<RouteOp>,
-    pending: Vec<Pending>,
-}
-
-impl Ops {
-    fn push(&mut self, op: RouteOp, about: Pending) {
-        self.ops.push(op);
-        self.pending.push(about);
-    }
 }
 
 /// What FRR's nexthop id means to one import: memo of an evaluation.
@@ -536,92 +502,5 @@ impl Engine {
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.queue.len() + self.in_flight.values().map(Vec::len).sum::<usize>()
-    }
-
-    // ===== outputs =====
-
-    /// The next batch for the programmer, if there is something to do and room for it.
-    pub fn next_batch(&mut self, now: Instant) -> Option<Batch> {
-        if self.in_flight.len() >= MAX_IN_FLIGHT {
-            return None;
-        }
-        let mut ops = Ops::default();
-        if self.suspended {
-            // A comparison may take seconds: paths that die meanwhile do not wait for its end.
-            if self.comparing && self.in_flight.is_empty() {
-                self.emit_nexthops(&mut ops, now);
-            }
-            return self.submit(ops);
-        }
-        self.emit_nexthops(&mut ops, now);
-        while ops.ops.len() < MAX_BATCH {
-            if !self.room.is_empty() {
-                self.use_room(now);
-            }
-            let some: SmallVec<[Slot; AT_ONCE]> =
-                std::iter::from_fn(|| self.queue.pop()).take(AT_ONCE).collect();
-            if some.is_empty() {
-                break;
-            }
-            self.rib.warm_records(some.iter().copied());
-            for slot in some {
-                self.reconcile(slot, &mut ops, now);
-            }
-        }
-        self.answer_united();
-        let idle = ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty();
-        if idle && !self.comparing {
-            self.collect_garbage(&mut ops, now);
-        }
-        if ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty() {
-            self.dirty_since = None;
-        }
-        self.submit(ops)
-    }
-
-    fn submit(&mut self, Ops { ops, pending }: Ops) -> Option<Batch> {
-        if ops.is_empty() {
-            return None;
-        }
-        let id = self.next_batch;
-        self.next_batch += 1;
-        self.in_flight.insert(id, pending);
-        Some(Batch { id, ops })
-    }
-
-    fn emit_nexthops(&mut self, ops: &mut Ops, now: Instant) {
-        if !self.nexthops.is_dirty() {
-            return;
-        }
-        let appeared = self.nexthops.emit(&mut |op, about| ops.push(op, Pending::Nexthop(about)));
-        if appeared.is_empty() || self.waiting.is_empty() {
-            return;
-        }
-        // Routes whose group came (back) into being.
-        let mut bodies: FxHashSet<BodySlot> = self.bodies.using(&appeared).into_iter().collect();
-        bodies.retain(|body| self.waiting.remove(body));
-        if bodies.is_empty() {
-            return;
-        }
-        let waits = |entry: &Entry| bodies.contains(&entry.body) && entry.flags & INSTALLED == 0;
-        let slots: Vec<Slot> =
-            self.held().filter(|(.., entry)| waits(entry)).map(|(slot, ..)| slot).collect();
-        self.mark_all(slots, now);
-    }
-
-    fn collect_garbage(&mut self, ops: &mut Ops, now: Instant) {
-        let gone: FxHashSet<BodySlot> = self.bodies.collect(&mut self.nexthops).into_iter().collect();
-        if !gone.is_empty() {
-            // Only the memo goes: `views_of` still knows that routes hang on these ids, if by another body.
-            self.views.retain(|_, outcome| outcome.body().is_none_or(|body| !gone.contains(&body)));
-            self.waiting.retain(|body| !gone.contains(body));
-        }
-        for group in self.nexthops.collect(&mut |op, about| ops.push(op, Pending::Nexthop(about))) {
-            self.shared_groups.remove(&group);
-            self.aliased_groups.remove(&group);
-        }
-        let nexthops = &self.nexthops;
-        self.nexthop_failures.retain(|op, _| nexthops.is_wanted(*op));
-        self.emit_nexthops(ops, now);
     }
 }

@@ -6,6 +6,7 @@
 //! Nexthop ids are resolved when asked for, never when they arrive: groups come before their members, and some
 //! ids are never announced (fpm.md rule 5).
 
+mod epoch;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -16,19 +17,19 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 use zebra_fpm::{
-    IfIndex, Mtu, NexthopBody, NexthopId, NexthopObject, Protocol, Route, RouteKey, RouteKind, TableId,
-    Target, Update,
+    IfIndex, Mtu, NexthopBody, NexthopId, Protocol, Route, RouteKey, RouteKind, TableId, Target, Update,
 };
 
+pub use self::epoch::canonical;
+use self::epoch::{Epoch, weighted};
 use self::store::Store;
 pub use self::store::{Scope, Slot};
 pub use self::types::{
     Answer, Change, Detail, DetailNexthops, Generation, HopSet, Ignored, Learned, LearnedTarget, Resolved,
     Unresolved, WeightedHop,
 };
-use crate::model::{Family, Hop, Special};
+use crate::model::{Family, Special};
 
 /// Generations kept besides the current one; older nexthop objects are forgotten, their routes kept as they are
 /// programmed.
@@ -36,13 +37,6 @@ const MAX_GENERATIONS: usize = 8;
 
 /// Learned routes at least that are kept, whatever the guardrails say.
 const MIN_LIMIT: usize = 100_000;
-
-struct Epoch {
-    generation: Generation,
-    nexthops: FxHashMap<u32, NexthopBody>,
-    /// member id → groups that list it
-    groups_of: FxHashMap<u32, SmallVec<[u32; 4]>>,
-}
 
 /// The learned state.
 pub struct Rib<E = ()> {
@@ -78,12 +72,6 @@ impl<E> Default for Rib<E> {
             limit: usize::MAX,
             refused: 0,
         }
-    }
-}
-
-impl Epoch {
-    fn new(generation: Generation) -> Self {
-        Self { generation, nexthops: FxHashMap::default(), groups_of: FxHashMap::default() }
     }
 }
 
@@ -141,17 +129,16 @@ impl<E: Copy + Default> Rib<E> {
                 let slot = found.filter(|slot| self.store.entry(*slot).is_some());
                 Change::Gone { table, prefix: gone.key.dst, slot }
             }
-            Update::Nexthop(object) => self.apply_nexthop(object),
+            Update::Nexthop(object) => {
+                let is_news = self.epochs.back_mut().is_some_and(|epoch| epoch.insert(object));
+                if is_news { Change::Nexthop(object.id.0) } else { Change::None }
+            }
             Update::NexthopDel { id, .. } => {
-                let Some(epoch) = self.epochs.back_mut() else { return Change::None };
-                match epoch.nexthops.remove(&id.0) {
-                    Some(body) => {
-                        epoch.unlink(id.0, &body);
-                        self.users.retain(|_, users| *users > 0);
-                        Change::Nexthop(id.0)
-                    }
-                    None => Change::None,
+                if !self.epochs.back_mut().is_some_and(|epoch| epoch.remove(id.0)) {
+                    return Change::None;
                 }
+                self.users.retain(|_, users| *users > 0);
+                Change::Nexthop(id.0)
             }
             _ => {
                 self.ignored.other_message += 1;
@@ -253,28 +240,6 @@ impl<E: Copy + Default> Rib<E> {
                 });
             }
         });
-    }
-
-    fn apply_nexthop(&mut self, object: &NexthopObject) -> Change {
-        let Some(epoch) = self.epochs.back_mut() else { return Change::None };
-        let id = object.id.0;
-        if let Some(old) = epoch.nexthops.get(&id) {
-            if *old == object.body {
-                return Change::None;
-            }
-            let old = old.clone();
-            epoch.unlink(id, &old);
-        }
-        if let NexthopBody::Group(group) = &object.body {
-            for member in &group.members {
-                let groups = epoch.groups_of.entry(member.id.0).or_default();
-                if !groups.contains(&id) {
-                    groups.push(id);
-                }
-            }
-        }
-        epoch.nexthops.insert(id, object.body.clone());
-        Change::Nexthop(id)
     }
 
     fn count(&mut self, table: u32, delta: i64) {
@@ -390,32 +355,8 @@ impl<E: Copy + Default> Rib<E> {
 
     fn resolve_id(&self, generation: Generation, id: u32, family: Family) -> Resolved {
         let epoch = self.epochs.iter().rev().find(|epoch| epoch.generation == generation);
-        let lookup = |id: u32| epoch.and_then(|epoch| epoch.nexthops.get(&id));
-        let mut hops = HopSet::new();
-        let mut missing = None;
-        match lookup(id) {
-            None => return Resolved::Unresolved(Unresolved::NexthopUnknown(id)),
-            Some(NexthopBody::Single(hop)) if hop.encap.is_some() => {
-                return Resolved::Unresolved(Unresolved::Encapsulated);
-            }
-            Some(NexthopBody::Single(hop)) => hops.extend(weighted(hop, family).map(|(hop, _)| (hop, 1))),
-            Some(NexthopBody::Blackhole) => return Resolved::Special(Special::Blackhole),
-            Some(NexthopBody::Group(group)) => {
-                for member in &group.members {
-                    match lookup(member.id.0) {
-                        Some(NexthopBody::Single(hop)) if hop.encap.is_none() => {
-                            hops.extend(weighted(hop, family).map(|(hop, _)| (hop, member.weight)));
-                        }
-                        Some(_) => {}
-                        None => missing = Some(member.id.0),
-                    }
-                }
-            }
-        }
-        if hops.is_empty() {
-            return Resolved::Unresolved(missing.map_or(Unresolved::Empty, Unresolved::NexthopUnknown));
-        }
-        Resolved::Hops(canonical(hops))
+        let unknown = Resolved::Unresolved(Unresolved::NexthopUnknown(id));
+        epoch.map_or(unknown, |epoch| epoch.resolve(id, family))
     }
 
     /// Prepares [`Self::apply`] for some updates: see [`AT_ONCE`].
@@ -583,20 +524,6 @@ impl<E: Copy + Default> Rib<E> {
     }
 }
 
-impl Epoch {
-    fn unlink(&mut self, id: u32, body: &NexthopBody) {
-        let NexthopBody::Group(group) = body else { return };
-        for member in &group.members {
-            if let Some(groups) = self.groups_of.get_mut(&member.id.0) {
-                groups.retain(|group| *group != id);
-                if groups.is_empty() {
-                    self.groups_of.remove(&member.id.0);
-                }
-            }
-        }
-    }
-}
-
 /// The table of a route. Protobuf names a VRF instead, and the old module's deletes name nothing: zebra's default
 /// VRF is main.
 fn table_of(key: &RouteKey) -> u32 {
@@ -606,24 +533,4 @@ fn table_of(key: &RouteKey) -> u32 {
 fn announced_hop((hop, weight): &WeightedHop) -> zebra_fpm::Nexthop {
     let plain = zebra_fpm::Nexthop::new(hop.gateway, Some(IfIndex(hop.ifindex)));
     zebra_fpm::Nexthop { weight: *weight, onlink: hop.onlink, ..plain }
-}
-
-fn weighted(hop: &zebra_fpm::Nexthop, family: Family) -> Option<WeightedHop> {
-    let ifindex = hop.ifindex?.0;
-    let family = hop.gateway.as_ref().map_or(family, Family::of_addr);
-    Some((Hop { gateway: hop.gateway, ifindex, onlink: hop.onlink, family }, hop.weight))
-}
-
-/// Sorts and merges: equal sets are equal values, whatever order FRR sent them in.
-#[must_use]
-pub fn canonical(mut hops: HopSet) -> HopSet {
-    hops.sort_unstable();
-    hops.dedup_by(|later, earlier| {
-        let same = later.0 == earlier.0;
-        if same {
-            earlier.1 = earlier.1.max(later.1);
-        }
-        same
-    });
-    hops
 }

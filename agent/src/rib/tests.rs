@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use zebra_fpm::{GroupMember, IfIndex, Nexthop, NexthopGroup, NexthopId, VrfId};
+use zebra_fpm::{GroupMember, IfIndex, Nexthop, NexthopBody, NexthopGroup, NexthopId, NexthopObject, VrfId};
 
 use super::*;
 

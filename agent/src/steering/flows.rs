@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
-use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, FlowKey6, Globals};
+use backtrail_ebpf_common::maps::{self, Flow, Flow6, FlowDigest6, FlowKey4, FlowKey6, Globals, names};
 use serde::Serialize;
 
 use super::pressure::{Sampled, Watch};
@@ -123,7 +123,7 @@ impl Entry for V6 {
 
 /// The tables, in the order of a walk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum FlowTable {
     /// `rp_flows`
     #[default]
     Flows4,
@@ -135,11 +135,22 @@ pub(super) enum Place {
     Openers6,
 }
 
-impl Place {
+impl FlowTable {
     const ALL: [Self; 4] = [Self::Flows4, Self::Flows6, Self::Openers4, Self::Openers6];
 
     fn next(self) -> Option<Self> {
         Self::ALL.into_iter().find(|place| *place > self)
+    }
+
+    /// The table of a map's name.
+    pub(super) fn of_map(name: &str) -> Option<Self> {
+        match name {
+            names::FLOWS => Some(Self::Flows4),
+            names::FLOWS6 => Some(Self::Flows6),
+            names::OPENERS => Some(Self::Openers4),
+            names::OPENERS6 => Some(Self::Openers6),
+            _ => None,
+        }
     }
 
     /// Whether its flows were confirmed by their clients.
@@ -151,7 +162,7 @@ impl Place {
 /// Where a walk through all tables stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Position {
-    place: Place,
+    place: FlowTable,
     /// Where the next batch begins; `None`: at the beginning.
     token: Option<u32>,
 }
@@ -165,7 +176,7 @@ impl Position {
 
     fn from_cursor(cursor: u64) -> Self {
         let token = u32::try_from(cursor & u64::from(u32::MAX)).ok();
-        let place = Place::ALL.into_iter().find(|place| *place as u64 == cursor >> 33 & 3);
+        let place = FlowTable::ALL.into_iter().find(|place| *place as u64 == cursor >> 33 & 3);
         Self { place: place.unwrap_or_default(), token: token.filter(|_| cursor >> 32 & 1 == 1) }
     }
 
@@ -205,10 +216,10 @@ impl Tables<'_> {
             let room = limit.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
             let (token, page) = (position.token, &mut flows);
             let next = match position.place {
-                Place::Flows4 => list::<V4>(self.flows4, token, room, &gateway, page)?,
-                Place::Flows6 => list::<V6>(self.flows6, token, room, &gateway, page)?,
-                Place::Openers4 => list::<V4>(self.openers4, token, room, &gateway, page)?,
-                Place::Openers6 => list::<V6>(self.openers6, token, room, &gateway, page)?,
+                FlowTable::Flows4 => list::<V4>(self.flows4, token, room, &gateway, page)?,
+                FlowTable::Flows6 => list::<V6>(self.flows6, token, room, &gateway, page)?,
+                FlowTable::Openers4 => list::<V4>(self.openers4, token, room, &gateway, page)?,
+                FlowTable::Openers6 => list::<V6>(self.openers6, token, room, &gateway, page)?,
             };
             let Some(after) = position.after(next) else { return Ok(FlowPage { flows, next: None }) };
             position = after;
@@ -301,7 +312,7 @@ fn read<E: Entry>(
 }
 
 fn lookup<E: Entry>(table: &MapData, key: &E::Key) -> Result<Option<E::Value>, SteeringError> {
-    const NAME: &str = maps::names::FLOWS;
+    const NAME: &str = names::FLOWS;
     let wrong = || SteeringError::map("read", NAME);
     let handle = Map::LruHashMap(object::duplicate(table, NAME)?);
     let map = HashMap::<_, E::Key, E::Value>::try_from(handle).map_err(wrong())?;
@@ -346,7 +357,7 @@ pub(super) struct Sweep {
     counts: Counts,
 }
 
-/// Entries of the tables, in the order of [`Place`].
+/// Entries of the tables, in the order of [`FlowTable`].
 pub(super) type Counts = [u64; 4];
 
 /// What a whole walk found.
@@ -374,10 +385,10 @@ impl Sweep {
         loop {
             let room = u32::try_from(u64::from(budget).saturating_sub(expired.scanned)).unwrap_or(u32::MAX);
             let next = match self.position.place {
-                Place::Flows4 => self.part::<V4>(tables.flows4, tables, room, &mut expired, watch)?,
-                Place::Flows6 => self.part::<V6>(tables.flows6, tables, room, &mut expired, watch)?,
-                Place::Openers4 => self.part::<V4>(tables.openers4, tables, room, &mut expired, watch)?,
-                Place::Openers6 => self.part::<V6>(tables.openers6, tables, room, &mut expired, watch)?,
+                FlowTable::Flows4 => self.part::<V4>(tables.flows4, tables, room, &mut expired, watch)?,
+                FlowTable::Flows6 => self.part::<V6>(tables.flows6, tables, room, &mut expired, watch)?,
+                FlowTable::Openers4 => self.part::<V4>(tables.openers4, tables, room, &mut expired, watch)?,
+                FlowTable::Openers6 => self.part::<V6>(tables.openers6, tables, room, &mut expired, watch)?,
             };
             let Some(position) = self.position.after(next) else {
                 expired.complete = true;
@@ -436,7 +447,7 @@ mod tests {
     #[test]
     fn cursors_are_read_back_and_zero_is_the_beginning() {
         assert_eq!(Position::from_cursor(0), Position::default());
-        for place in Place::ALL {
+        for place in FlowTable::ALL {
             for token in [None, Some(0), Some(7), Some(u32::MAX)] {
                 let position = Position { place, token };
                 assert_eq!(Position::from_cursor(position.to_cursor()), position);
@@ -447,9 +458,9 @@ mod tests {
     #[test]
     fn a_walk_visits_all_tables() {
         let begin = Position::default();
-        assert_eq!(begin.after(Some(3)), Some(Position { place: Place::Flows4, token: Some(3) }));
+        assert_eq!(begin.after(Some(3)), Some(Position { place: FlowTable::Flows4, token: Some(3) }));
         let ends = std::iter::successors(Some(begin), |position| position.after(None));
-        assert_eq!(ends.map(|position| position.place).collect::<Vec<_>>(), Place::ALL);
+        assert_eq!(ends.map(|position| position.place).collect::<Vec<_>>(), FlowTable::ALL);
     }
 
     #[test]

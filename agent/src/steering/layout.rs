@@ -344,7 +344,10 @@ fn retired(old: &Path, plan: &SteeringPlan, slot: u32) -> Path {
     else {
         return Path { state: maps::PATH_DOWN, flags: 0, slot, ..*old };
     };
-    let failed = matches!(key.kind, PathKind::Gateway(to) | PathKind::Auto(Some(to)) if plan.failed.contains(&(key.ifindex, to)));
+    let failed = match key.kind {
+        PathKind::Gateway(to) | PathKind::Auto(Some(to)) => plan.failed.contains(&(key.ifindex, to)),
+        _ => false,
+    };
     let interface_up = plan.paths.iter().any(|(other, path)| other.ifindex == key.ifindex && path.up);
     path(key, &crate::plan::steering::Path { up: interface_up && !failed, ..*now }, slot)
 }

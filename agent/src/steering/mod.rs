@@ -322,6 +322,12 @@ impl Steering {
         maps.tables(self.globals())
     }
 
+    /// Entries of all tables of flows, as last counted by [`Self::expire`].
+    #[must_use]
+    pub fn flow_count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
     /// A page of the flow tables: from `cursor` (0, or [`FlowPage::next`]) about `limit` flows, no fewer than a
     /// bucket of the hash holds. Flows that come and go meanwhile may be missed or seen twice.
     ///

@@ -6,6 +6,7 @@ use backtrail_ebpf_common::maps::names;
 use serde::Serialize;
 
 use super::attach::{self, Place, program_id};
+use super::flows::FlowTable;
 use super::object::{self, PROGRAMS};
 use super::pins::Pin;
 use super::{Direction, Features, Hook, Steering, SteeringError};
@@ -148,12 +149,11 @@ impl Steering {
     }
 
     fn entries(&self, name: &str) -> Option<u64> {
+        if let Some(place) = FlowTable::of_map(name) {
+            return self.counts.get(place as usize).copied();
+        }
         let maps = &self.loaded.maps;
         let known = match name {
-            names::FLOWS => return self.counts.first().copied(),
-            names::FLOWS6 => return self.counts.get(1).copied(),
-            names::OPENERS => return self.counts.get(2).copied(),
-            names::OPENERS6 => return self.counts.get(3).copied(),
             names::IFACES => maps.ifaces.content().len(),
             names::PATHS => maps.paths.content().len(),
             names::MACS => maps.macs.content().len(),

@@ -88,7 +88,7 @@ fn a_program_after_ours_decides_about_the_rest() -> Result<()> {
     Ok(())
 }
 
-/// Somebody detaches our programs, one by its link and one by its pin: the agent attaches them again by itself.
+/// Somebody removes the pin that holds a program: the agent attaches it, and pins it, by itself.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn programs_that_somebody_took_away_come_back() -> Result<()> {
@@ -97,7 +97,8 @@ fn programs_that_somebody_took_away_come_back() -> Result<()> {
     }
     let place = Place::new("taken")?;
     let ifindex = interface(&place.agent, "vdef")?["ifindex"].as_u64().context("ifindex")?;
-    std::fs::remove_file(place.agent.bpffs().join(format!("link_{ifindex:x}_eg")))?;
-    let lost = || place.wires(|| place.tcp(VIP4)).is_ok_and(|wires| wires.are_steered());
-    wait_until(WAIT, "it is attached again", lost).map(drop)
+    let pin = place.agent.bpffs().join(format!("link_{ifindex:x}_eg"));
+    std::fs::remove_file(&pin)?;
+    let back = || pin.exists() && place.wires(|| place.tcp(VIP4)).is_ok_and(|wires| wires.are_steered());
+    wait_until(WAIT, "it is attached again", back).map(drop)
 }
