@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::ways::connect_client;
 use backtrail_lab::{
     Agent, AgentOptions, Direction, End, Lab, Namespace, Sniffer, TcpEcho, ping, tcp_exchange, udp_exchange,
     wait_until,
@@ -97,17 +98,12 @@ impl Net {
     fn new(name: &str, vrf: Option<&str>) -> Result<Self> {
         let lab = Lab::new(name)?;
         let (client, router, node) = (lab.namespace("cl")?, lab.namespace("ro")?, lab.namespace("no")?);
-        lab.connect(
-            &End::new(&client, "c0", &["203.0.113.2/24", "2001:db8:c::2/64"]),
-            &End::new(&router, "r0", &["203.0.113.1/24", "2001:db8:c::1/64"]),
-        )?;
+        connect_client(&lab, &client, &router)?;
         lab.connect(
             &End::new(&router, "rdef", &["10.0.1.1/24", "fd00:1::1/64"]),
             &End::new(&node, "vdef", &[]),
         )?;
         lab.connect(&End::new(&router, "rred", &[]), &End::new(&node, "vred", &[]))?;
-        router.forward()?;
-        client.run("ip route add default via 203.0.113.1; ip -6 route add default via 2001:db8:c::1")?;
         router.run(
             "ip link add link rred name rred.100 type vlan id 100; ip link set rred.100 up
              ip addr add 10.0.2.1/24 dev rred.100; ip addr add fd00:2::1/64 dev rred.100

@@ -158,6 +158,9 @@ pub(crate) fn counted(name: &str, command: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
+/// Starts of lines that people see even of passing tests: what is missing, and numbers.
+const SHOWN: &[&str] = &["SKIPPED ", "MEASURED "];
+
 /// Lines that are kept of what the failed tests of one program say.
 const REPORT: usize = 400;
 
@@ -211,7 +214,7 @@ impl Counter {
             self.tally.failed += count(" failed");
             self.tally.skipped += skipped;
         }
-        self.section != Section::Successes || line.starts_with("SKIPPED ")
+        self.section != Section::Successes || SHOWN.iter().any(|start| line.starts_with(start))
     }
 
     /// What became of all tests, once the program has ended.

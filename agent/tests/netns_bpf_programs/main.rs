@@ -24,7 +24,7 @@ const BUDGET: u32 = 50_000;
 fn programs_stay_within_their_instruction_budget() {
     Node::run(|node| {
         for (name, count) in node.verified_instructions() {
-            println!("{name}: {count} instructions verified");
+            println!("MEASURED {name}: {count} instructions verified");
             assert!(count <= BUDGET, "{name} has {count} verified instructions, budget {BUDGET}");
         }
     });

@@ -75,21 +75,13 @@ impl TwoWays {
     pub fn new(name: &str) -> Result<Self> {
         let lab = Lab::new(name)?;
         let (client, router, node) = (lab.namespace("cl")?, lab.namespace("ro")?, lab.namespace("no")?);
-        lab.connect(
-            &End::new(&client, "c0", &["203.0.113.2/24", "2001:db8:c::2/64"]),
-            &End::new(&router, "r0", &["203.0.113.1/24", "2001:db8:c::1/64"]),
-        )?;
+        connect_client(&lab, &client, &router)?;
         lab.connect(
             &End::new(&router, "rdef", &["10.0.1.1/24", "fd00:1::1/64"]),
             &End::new(&node, "vdef", &["10.0.1.2/24", "fd00:1::2/64"]),
         )?;
         connect_requests(&lab, &router, &node)?;
-        router.forward()?;
         node.forward()?;
-        client.run(
-            "ip route add default via 203.0.113.1
-             ip -6 route add default via 2001:db8:c::1",
-        )?;
         router.run(&format!(
             "ip route add {VIP4} via 10.0.2.2
              ip -6 route add {VIP6} via fd00:2::2"
@@ -198,6 +190,19 @@ impl TwoWays {
 
 fn service(address: &str) -> Result<SocketAddr> {
     Ok((address.parse::<IpAddr>()?, ECHO_PORT).into())
+}
+
+/// Joins client and router, which forwards whatever the client sends.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn connect_client(lab: &Lab, client: &Namespace, router: &Namespace) -> Result<()> {
+    lab.connect(
+        &End::new(client, "c0", &[&format!("{CLIENT4}/24"), &format!("{CLIENT6}/64")]),
+        &End::new(router, "r0", &["203.0.113.1/24", "2001:db8:c::1/64"]),
+    )?;
+    router.forward()?;
+    client.run("ip route add default via 203.0.113.1; ip -6 route add default via 2001:db8:c::1").map(drop)
 }
 
 /// Joins router and node by the link that requests come in by.

@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, anyhow};
 
 use super::Job;
-use super::guest::MARK;
+use super::guest::{LIMIT, MARK};
 use super::kernel::Files;
 use crate::test::{Counter, Tally};
 
-/// Seconds for a whole run; emulated code runs up to ten times slower.
-const LIMIT: &str = "1500";
+/// Seconds for a machine's start and end.
+const BOOT: usize = 300;
 /// Without the timer's check: on a busy host the emulated one comes too late, and the kernel gives up.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=3 panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check nokaslr rdinit=/init -- vm-guest";
 
@@ -21,9 +21,11 @@ pub(super) fn run(label: &str, kernel: &Files, image: &[u8], jobs: &[Job]) -> Re
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let disk = folder.path().join("initrd");
     fs::write(&disk, image).with_context(|| format!("cannot write {}", disk.display()))?;
+    let limit = BOOT + LIMIT * jobs.len();
     let mut command = Command::new("timeout");
     command
-        .args(["--signal=KILL", LIMIT, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi"])
+        .args(["--signal=KILL", &limit.to_string(), "qemu-system-x86_64"])
+        .args(["-M", "q35", "-accel", "tcg,thread=multi"])
         // With cmpxchg16b one boot in ten of Linux 6.12 crashes.
         .args(["-cpu", "max,-cx16", "-smp", "2", "-m", "2G", "-nodefaults", "-no-user-config"])
         .args(["-display", "none", "-no-reboot", "-serial", "stdio", "-monitor", "none"])

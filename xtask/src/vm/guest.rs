@@ -21,6 +21,9 @@ pub(super) const MARK: &str = "vm-guest:";
 /// How many times longer than elsewhere tests wait in an emulated machine.
 const PATIENCE: &str = "5";
 
+/// Seconds for one test program: the others must get their turn. Emulated code runs up to ten times slower.
+pub(super) const LIMIT: usize = 1500;
+
 /// Type and place of what is mounted. Not `/tmp`: the tests may come from a checkout below it.
 const MOUNTS: &[(&str, &str)] = &[
     ("proc", "/proc"),
@@ -45,8 +48,9 @@ pub(crate) fn run() -> Result<bool> {
         let mut next = || fields.next().context("a line of the list is too short");
         let (name, folder, program, arguments) = (next()?, next()?, next()?, next()?);
         println!("{MARK} begin {name}");
-        let mut command = Command::new(program);
-        command.args(arguments.split(' ')).current_dir(folder).env("BACKTRAIL_PATIENCE", PATIENCE);
+        let mut command = Command::new("/bin/timeout");
+        command.args(["--signal=KILL", &LIMIT.to_string(), program]).args(arguments.split(' '));
+        command.current_dir(folder).env("BACKTRAIL_PATIENCE", PATIENCE);
         let status = command.status().with_context(|| format!("cannot start {program}"));
         if let Err(error) = &status {
             println!("{error:#}");
