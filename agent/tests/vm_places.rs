@@ -17,25 +17,7 @@ use backtrail_lab::{Direction, End, Lab, Sniffer, send_packet_by, wait_until};
 #[path = "netns_places/rig.rs"]
 mod rig;
 
-use rig::{WAIT, interface, return_path, start_agent};
-
-/// Both ends of the link of the requests give it up; `node` and `router` make other devices of it.
-fn rebuilt(net: &TwoWays, node: &str, router: &str) -> Result<()> {
-    // Without its link-local address the router could ask for no neighbour.
-    net.node.run(&format!("ip addr flush dev vred scope global\n{node}"))?;
-    net.router.run(&format!("ip addr flush dev rred scope global\n{router}"))?;
-    net.router
-        .run(&format!("ip route replace {VIP4} via 10.0.2.2; ip -6 route replace {VIP6} via fd00:2::2"))?;
-    Ok(())
-}
-
-/// Addresses of the link of the requests, on another device.
-fn addresses(device: &str, last: u8) -> String {
-    format!(
-        "ip link set {device} up; ip addr add 10.0.2.{last}/24 dev {device}
-         ip -6 addr add fd00:2::{last}/64 dev {device} nodad\n"
-    )
-}
+use rig::{WAIT, addresses, default_by, interface, rebuilt, return_path, start_agent};
 
 const BOND: &str = "ip link add bond0 type bond mode active-backup miimon 100; ip link set vred down
      ip link set vred master bond0; ip link set bond0 up; ip link set vred up\n";
@@ -88,11 +70,7 @@ fn a_stacked_device_and_the_one_below_are_told_apart() -> Result<()> {
         router += &addresses(if tag { "rred.100" } else { "rred" }, 1);
         rebuilt(&net, &node, &router)?;
         let other = if tag { "rred" } else { "rred.100" };
-        net.router.run(&format!("ip link set {other} up; ip addr add 10.0.3.1/24 dev {other}; ip -6 addr add fd00:3::1/64 dev {other} nodad"))?;
-        net.node.run(&format!(
-            "ip link set {default} up; ip addr add 10.0.3.2/24 dev {default}; ip -6 addr add fd00:3::2/64 dev {default} nodad
-             ip route replace default via 10.0.3.1; ip -6 route replace default via fd00:3::1"
-        ))?;
+        default_by(&net, default, other)?;
         let _agent = start_agent(&net.lab, &net.node, return_path(&[listed], ""), &[listed, default])?;
         for (what, exchange) in net.each_protocol() {
             net.wires(exchange).with_context(|| format!("{name}: {what}"))?;

@@ -5,6 +5,9 @@
 //!                  \---(rred vred: requests)--------/
 //! ```
 
+mod balancer;
+mod devices;
+mod foreign;
 mod gateways;
 mod never;
 mod order;
@@ -13,3 +16,4 @@ mod rig;
 mod scope;
 mod sink;
 mod traffic;
+mod wireguard;

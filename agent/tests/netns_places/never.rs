@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use backtrail_lab::frames;
-use backtrail_lab::ways::{CLIENT4, CLIENT6, ECHO_PORT, TwoWays, VIP4, VIP6};
-use backtrail_lab::{End, Namespace, TcpEcho, UdpEcho, ping, tcp_exchange, udp_exchange};
+use backtrail_lab::ways::{CLIENT4, CLIENT6, ECHO_PORT, VIP4, VIP6};
+use backtrail_lab::{End, Namespace, TcpEcho, UdpEcho, ping, tcp_exchange, transfer, udp_exchange};
 
-use crate::rig::{PATIENCE, Place, ensure_steered, ensure_untouched, send};
+use crate::rig::{PATIENCE, Place, connect_reached_pod, ensure_steered, ensure_untouched, send};
+use crate::wireguard;
 
 /// Peer and node of each family: what the node sends leaves by the default route, what the peer sends comes in by `vred`.
 const FAMILIES: [(&str, &str); 2] = [(CLIENT4, VIP4), (CLIENT6, VIP6)];
@@ -103,25 +104,13 @@ fn other_protocols_and_those_of_the_link_are_untouched() -> Result<()> {
     Ok(())
 }
 
-/// A pod with a route of its own: `10.244.0.2`, which the router reaches by the link of the requests.
-fn with_pod(net: &TwoWays) -> Result<Namespace> {
-    let pod = net.lab.namespace("pod")?;
-    net.lab.connect(
-        &End::new(&pod, "eth0", &["10.244.0.2/24", "fd00:244::2/64"]),
-        &End::new(&net.node, "vpod", &["10.244.0.1/24", "fd00:244::1/64"]),
-    )?;
-    pod.run("ip route add default via 10.244.0.1; ip -6 route add default via fd00:244::1")?;
-    net.router.run("ip route add 10.244.0.0/24 via 10.0.2.2; ip -6 route add fd00:244::/64 via fd00:2::2")?;
-    Ok(pod)
-}
-
 /// What a pod opens, untranslated or masqueraded as an address whose answers come in by `vred`.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn what_a_pod_opens_is_untouched() -> Result<()> {
     let mut pod = None;
     let place = Place::with("pod", "", |net| {
-        pod = Some(with_pod(net)?);
+        pod = Some(connect_reached_pod(net)?);
         Ok(())
     })?;
     let Some(pod) = pod else { anyhow::bail!("no pod") };
@@ -192,27 +181,87 @@ fn transit_is_untouched() -> Result<()> {
     place.assert_steered()
 }
 
-/// A tunnel whose packets come in by one interface and leave by the other: each side has source ports of its own.
-#[test]
-#[ignore = "needs root and network namespaces: cargo xtask test netns"]
-fn a_vxlan_tunnel_is_untouched() -> Result<()> {
-    let place = Place::new("vxlan")?;
-    place.node.run(&format!(
-        "ip link add vx0 type vxlan id 7 local {VIP4} remote {CLIENT4} dstport 4789
-         ip addr add 172.16.7.1/24 dev vx0; ip link set vx0 up"
-    ))?;
-    place.client.run(&format!(
-        "ip link add vx0 type vxlan id 7 local {CLIENT4} remote {VIP4} dstport 4789
-         ip addr add 172.16.7.2/24 dev vx0; ip link set vx0 up"
-    ))?;
-    for (from, to) in [(&place.client, "172.16.7.1"), (&place.node, "172.16.7.2")] {
-        let echo = || {
+/// A tunnel between node and client whose packets come in by one interface and leave by the other. `create` makes `tun0` from
+/// the addresses of its own end and of the other, `prepare` makes it ready.
+fn assert_tunnel_untouched(
+    test: &str,
+    create: impl Fn(&str, &str) -> String,
+    prepare: impl FnOnce(&Place) -> Result<()>,
+) -> Result<()> {
+    let place = Place::new("tunnel")?;
+    place.assert_steered()?;
+    for (space, own, peer, inner) in
+        [(&place.node, VIP4, CLIENT4, "172.16.7.1"), (&place.client, CLIENT4, VIP4, "172.16.7.2")]
+    {
+        if let Err(error) = space.run(&create(own, peer)) {
+            println!("SKIPPED {test}: {}", error.root_cause().to_string().trim());
+            return Ok(());
+        }
+        space.run(&format!("ip addr add {inner}/24 dev tun0; ip link set tun0 up"))?;
+    }
+    prepare(&place)?;
+    // The node first: of what has the same port on both sides, who speaks first is the client.
+    for (from, to) in [(&place.node, "172.16.7.2"), (&place.client, "172.16.7.1")] {
+        let exchanges = || {
             ensure!(ping(from, None, to.parse()?)?, "no answer through the tunnel");
             Ok(())
         };
-        ensure_untouched("VXLAN", place.wires(echo)?)?;
+        ensure_untouched(test, place.wires(exchanges)?)?;
     }
-    Ok(())
+    let inside: SocketAddr = "172.16.7.1:9000".parse()?;
+    let _server = TcpEcho::start(&place.node, inside)?;
+    let large = || transfer::stream(&place.client, inside, 1 << 18, PATIENCE);
+    ensure_untouched(test, place.wires(large)?)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_vxlan_tunnel_is_untouched() -> Result<()> {
+    let create = |own: &str, peer: &str| {
+        format!("ip link add tun0 type vxlan id 7 local {own} remote {peer} dstport 4789")
+    };
+    assert_tunnel_untouched("a_vxlan_tunnel_is_untouched", create, |_| Ok(()))
+}
+
+/// Without an address of its own, the node would send from that of the default route's interface.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_geneve_tunnel_is_untouched() -> Result<()> {
+    let create = |own: &str, peer: &str| {
+        let src =
+            if own == VIP4 { format!("ip route add {peer} via 10.0.1.1 src {own}; ") } else { String::new() };
+        format!("{src}ip link add tun0 type geneve id 7 remote {peer}")
+    };
+    assert_tunnel_untouched("a_geneve_tunnel_is_untouched", create, |_| Ok(()))
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_gre_tunnel_is_untouched() -> Result<()> {
+    let create = |own: &str, peer: &str| format!("ip link add tun0 type gre local {own} remote {peer}");
+    assert_tunnel_untouched("a_gre_tunnel_is_untouched", create, |_| Ok(()))
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_ipip_tunnel_is_untouched() -> Result<()> {
+    let create = |own: &str, peer: &str| format!("ip link add tun0 type ipip local {own} remote {peer}");
+    assert_tunnel_untouched("an_ipip_tunnel_is_untouched", create, |_| Ok(()))
+}
+
+/// Both ends have the same port, and keep it.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_wireguard_tunnel_is_untouched() -> Result<()> {
+    let test = "a_wireguard_tunnel_is_untouched";
+    let create = |own: &str, peer: &str| {
+        let src =
+            if own == VIP4 { format!("ip route add {peer} via 10.0.1.1 src {own}; ") } else { String::new() };
+        format!("{src}ip link add tun0 type wireguard")
+    };
+    assert_tunnel_untouched(test, create, |place| {
+        wireguard::join("tun0", [(&place.node, VIP4), (&place.client, CLIENT4)])
+    })
 }
 
 /// The leg to a backend elsewhere is the node's own connection; the answer to the client is the client's.

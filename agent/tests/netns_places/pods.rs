@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use backtrail_lab::ways::{TwoWays, VIP4, VIP6};
-use backtrail_lab::{End, Namespace, TcpEcho, UdpEcho, tcp_exchange, transfer, udp_exchange};
+use backtrail_lab::{Namespace, TcpEcho, UdpEcho, tcp_exchange, transfer, udp_exchange};
 
-use crate::rig::{PATIENCE, Place, ensure_steered};
+use crate::rig::{PATIENCE, Place, connect_pod, ensure_steered};
 
 /// A pod with echo services, and its addresses.
 struct Pod {
@@ -19,12 +19,7 @@ struct Pod {
 const BACKENDS: [&str; 2] = ["10.244.0.2:8080", "[fd00:244::2]:8080"];
 
 fn with_pod(net: &TwoWays) -> Result<Pod> {
-    let space = net.lab.namespace("pod")?;
-    net.lab.connect(
-        &End::new(&space, "eth0", &["10.244.0.2/24", "fd00:244::2/64"]),
-        &End::new(&net.node, "vpod", &["10.244.0.1/24", "fd00:244::1/64"]),
-    )?;
-    space.run("ip route add default via 10.244.0.1; ip -6 route add default via fd00:244::1")?;
+    let space = connect_pod(net)?;
     let [v4, v6] = [BACKENDS[0].parse()?, BACKENDS[1].parse()?];
     Ok(Pod {
         _tcp: [TcpEcho::start(&space, v4)?, TcpEcho::start(&space, v6)?],
@@ -84,6 +79,42 @@ fn a_pod_behind_dnat_answers_by_the_way_of_the_request() -> Result<()> {
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_pod_behind_dnat_and_masquerade_answers_by_the_way_of_the_request() -> Result<()> {
     answers("masq", true)
+}
+
+/// The same by iptables, first without and then with masquerade.
+fn answers_by_iptables(test: &str, variant: &str) -> Result<()> {
+    let mut pod = None;
+    let place = Place::with(variant, "", |net| {
+        pod = Some(with_pod(net)?);
+        Ok(())
+    })?;
+    let tools = [("iptables", VIP4, BACKENDS[0]), ("ip6tables", VIP6, BACKENDS[1])];
+    for (tool, service, backend) in tools {
+        for protocol in ["tcp", "udp"] {
+            let rule = format!("-d {service} -p {protocol} --dport 80 -j DNAT --to-destination {backend}");
+            if let Err(error) = place.node.run(&format!("{tool}-{variant} -w -t nat -A PREROUTING {rule}")) {
+                println!("SKIPPED {test}: {}", error.root_cause().to_string().trim());
+                return Ok(());
+            }
+        }
+    }
+    assert_answered(&place)?;
+    for (tool, _, _) in tools {
+        place.node.run(&format!("{tool}-{variant} -w -t nat -A POSTROUTING -o vpod -j MASQUERADE"))?;
+    }
+    assert_answered(&place)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pod_behind_iptables_nft_answers_by_the_way_of_the_request() -> Result<()> {
+    answers_by_iptables("a_pod_behind_iptables_nft_answers_by_the_way_of_the_request", "nft")
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pod_behind_iptables_legacy_answers_by_the_way_of_the_request() -> Result<()> {
+    answers_by_iptables("a_pod_behind_iptables_legacy_answers_by_the_way_of_the_request", "legacy")
 }
 
 /// The pod is told of the smaller MTU of the way back, through the translation.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::frames::{self, L4};
-use backtrail_lab::ways::TwoWays;
-use backtrail_lab::{Agent, AgentOptions, Lab, Namespace, send_packet, wait_until};
+use backtrail_lab::ways::{TwoWays, VIP4, VIP6, services};
+use backtrail_lab::{Agent, AgentOptions, End, Lab, Namespace, send_packet, transfer, wait_until};
 use serde_json::Value;
 
 /// For what the agent does.
@@ -69,6 +69,72 @@ pub(crate) fn counter(agent: &Agent, name: &str, counter: &str) -> Result<u64> {
     interface["counters"][counter].as_u64().with_context(|| format!("no {counter} in {interface}"))
 }
 
+/// Where ours is in the chain of an interface's side.
+pub(crate) fn position(place: &Place, name: &str, side: &str) -> Result<String> {
+    let interface = interface(&place.agent, name)?;
+    let programs = interface["programs"].as_array().cloned().unwrap_or_default();
+    let found = programs.iter().find(|program| program["direction"] == side);
+    Ok(found.with_context(|| format!("no {side}"))?["position"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until ours is there in the chain.
+pub(crate) fn wait_position(place: &Place, name: &str, side: &str, expected: &str) -> Result<()> {
+    let there = || position(place, name, side).is_ok_and(|at| at == expected);
+    wait_until(WAIT, &format!("{name} {side} is {expected}"), there).map(drop)
+}
+
+/// A pod behind the node: `10.244.0.2` and `fd00:244::2`, its link on the node is `vpod`.
+pub(crate) fn connect_pod(net: &TwoWays) -> Result<Namespace> {
+    let pod = net.lab.namespace("pod")?;
+    net.lab.connect(
+        &End::new(&pod, "eth0", &["10.244.0.2/24", "fd00:244::2/64"]),
+        &End::new(&net.node, "vpod", &["10.244.0.1/24", "fd00:244::1/64"]),
+    )?;
+    pod.run("ip route add default via 10.244.0.1; ip -6 route add default via fd00:244::1")?;
+    Ok(pod)
+}
+
+/// A pod that the router reaches, untranslated, by the link of the requests.
+pub(crate) fn connect_reached_pod(net: &TwoWays) -> Result<Namespace> {
+    let pod = connect_pod(net)?;
+    net.router.run("ip route add 10.244.0.0/24 via 10.0.2.2; ip -6 route add fd00:244::/64 via fd00:2::2")?;
+    Ok(pod)
+}
+
+/// Both ends of the link of the requests give it up; `node` and `router` make other devices of it.
+pub(crate) fn rebuilt(net: &TwoWays, node: &str, router: &str) -> Result<()> {
+    // Without its link-local address the router could ask for no neighbour.
+    net.node.run(&format!("ip addr flush dev vred scope global\n{node}"))?;
+    net.router.run(&format!("ip addr flush dev rred scope global\n{router}"))?;
+    net.router
+        .run(&format!("ip route replace {VIP4} via 10.0.2.2; ip -6 route replace {VIP6} via fd00:2::2"))?;
+    Ok(())
+}
+
+/// Addresses of the link of the requests, on another device.
+pub(crate) fn addresses(device: &str, last: u8) -> String {
+    format!(
+        "ip link set {device} up; ip addr add 10.0.2.{last}/24 dev {device}
+         ip -6 addr add fd00:2::{last}/64 dev {device} nodad\n"
+    )
+}
+
+/// The default route leaves the node by this device instead, on a link of its own with this device of the router.
+pub(crate) fn default_by(net: &TwoWays, device: &str, router: &str) -> Result<()> {
+    let up = |device: &str, last: u8| {
+        format!(
+            "ip link set {device} up; ip addr add 10.0.3.{last}/24 dev {device}
+             ip -6 addr add fd00:3::{last}/64 dev {device} nodad\n"
+        )
+    };
+    net.router.run(&up(router, 1))?;
+    net.node.run(&format!(
+        "{}ip route replace default via 10.0.3.1; ip -6 route replace default via fd00:3::1",
+        up(device, 2)
+    ))?;
+    Ok(())
+}
+
 /// The net with an agent; fields are dropped in this order.
 pub(crate) struct Place {
     pub(crate) agent: Agent,
@@ -101,10 +167,40 @@ impl Place {
         attached: &[&str],
         prepare: impl FnOnce(&TwoWays) -> Result<()>,
     ) -> Result<Self> {
+        Self::made(name, return_path(&["vred"], spec), attached, prepare)
+    }
+
+    /// The same with another interface listed than `vred`.
+    pub(crate) fn listed(
+        name: &str,
+        interface: &str,
+        prepare: impl FnOnce(&TwoWays) -> Result<()>,
+    ) -> Result<Self> {
+        Self::made(name, return_path(&[interface], ""), &[interface, "vdef"], prepare)
+    }
+
+    fn made(
+        name: &str,
+        manifests: String,
+        attached: &[&str],
+        prepare: impl FnOnce(&TwoWays) -> Result<()>,
+    ) -> Result<Self> {
         let net = TwoWays::new(name)?;
         prepare(&net)?;
-        let agent = start_agent(&net.lab, &net.node, return_path(&["vred"], spec), attached)?;
+        let agent = start_agent(&net.lab, &net.node, manifests, attached)?;
         Ok(Self { agent, net })
+    }
+
+    /// Asserts that each protocol's replies are steered, with more of them than fits a packet.
+    pub(crate) fn assert_steered_whole(&self) -> Result<()> {
+        self.assert_steered()?;
+        for target in services()? {
+            let large = || transfer::stream(&self.client, target, 1 << 20, PATIENCE);
+            ensure_steered("1 MiB", self.wires(large)?)?;
+            let fragments = || transfer::datagram(&self.client, target, 4000, PATIENCE);
+            ensure_steered("fragments", self.wires(fragments)?)?;
+        }
+        Ok(())
     }
 
     /// A counter of an interface.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::frames;
-use backtrail_lab::ways::{CLIENT4, CLIENT6, VIP4, VIP6};
+use backtrail_lab::ways::{CLIENT4, CLIENT6, ECHO_PORT, VIP4, VIP6};
 use backtrail_lab::{TcpEcho, tcp_exchange, wait_until};
 
 use crate::rig::{PATIENCE, Place, WAIT, interface, return_path, send};
@@ -99,27 +99,33 @@ fn a_dead_gateway_leaves_replies_to_the_routes_or_drops_them() -> Result<()> {
                 .map(drop)
         })?;
         place.assert_steered()?;
-        // It goes on to deliver requests, but answers no ARP any more.
+        // It goes on to deliver requests, but answers neither ARP nor ND any more.
         place.router.run(
-            "ip neigh replace 10.0.2.2 dev rred nud permanent lladdr $(ip neigh show 10.0.2.2 dev rred | cut -d' ' -f3)",
+            "for node in 10.0.2.2 fd00:2::2; do
+                 ip neigh replace $node dev rred nud permanent lladdr $(ip neigh show $node dev rred | sed 's/.*lladdr //' | cut -d' ' -f1)
+             done
+             nft add table ip6 dead; nft 'add chain ip6 dead input { type filter hook input priority 0; }'
+             nft add rule ip6 dead input iifname rred icmpv6 type nd-neighbor-solicit drop",
         )?;
         place.router.sysctl("net.ipv4.conf.rred.arp_ignore", "8")?;
-        // The kernel would ask again after half a minute.
-        place.node.run("ip neigh replace 10.0.2.1 dev vred nud failed")?;
-        // By UDP: the progress of TCP would prove to the kernel that the gateway is there.
-        let expected = || -> Result<bool> {
-            let wires = place.wires(|| {
-                let request = frames::udp(30_000, backtrail_lab::ways::ECHO_PORT);
-                send(&place.client, CLIENT4, VIP4, request, 64)
-            })?;
-            Ok(if drops { wires.default + wires.request == 0 } else { wires.follow_default() })
-        };
-        // While the kernel still asks for the gateway, what is sent to it is lost: only the programs' own verdict counts.
         let (counter, other) = if drops { ("dropped", "pathDown") } else { ("pathDown", "dropped") };
-        let told = || expected().unwrap_or(false) && place.counter("vred", counter).is_ok_and(|n| n > 0);
-        wait_until(WAIT, policy, told).with_context(|| {
-            format!("{:?} {:?}", place.node.run("ip neigh"), interface(&place.agent, "vred"))
-        })?;
+        for (client, service, gateway) in [(CLIENT4, VIP4, "10.0.2.1"), (CLIENT6, VIP6, "fd00:2::1")] {
+            let before = place.counter("vred", counter)?;
+            // The kernel would ask again after half a minute.
+            place.node.run(&format!("ip neigh replace {gateway} dev vred nud failed"))?;
+            // By UDP: the progress of TCP would prove to the kernel that the gateway is there.
+            let expected = || -> Result<bool> {
+                let request = frames::udp(30_000, ECHO_PORT);
+                let wires = place.wires(|| send(&place.client, client, service, request, 64))?;
+                Ok(if drops { wires.default + wires.request == 0 } else { wires.follow_default() })
+            };
+            // While the kernel still asks for the gateway, what is sent to it is lost: only the programs' own verdict counts.
+            let told =
+                || expected().unwrap_or(false) && place.counter("vred", counter).is_ok_and(|n| n > before);
+            wait_until(WAIT, policy, told).with_context(|| {
+                format!("{service}: {:?} {:?}", place.node.run("ip neigh"), interface(&place.agent, "vred"))
+            })?;
+        }
         ensure!(place.counter("vred", other)? == 0, "{policy}");
     }
     Ok(())

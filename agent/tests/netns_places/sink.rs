@@ -3,24 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
-use backtrail_lab::ways::{ECHO_PORT, TwoWays, VIP4, VIP6};
+use backtrail_lab::ways::{TwoWays, VIP4, VIP6};
 use backtrail_lab::{TcpEcho, transfer};
 
-use crate::rig::{PATIENCE, Place, ensure_steered, return_path, start_agent, wait_attached};
+use crate::rig::{PATIENCE, Place, return_path, start_agent, wait_attached};
 
 const LISTED: &str = "  match: {virtualIPs: [198.51.100.10/32, '2001:db8:5::10/128']}\n";
 const SINK: &str = "backtrail0";
-
-fn assert_steered_whole(place: &Place) -> Result<()> {
-    place.assert_steered()?;
-    for service in [VIP4, VIP6] {
-        let target: SocketAddr = (service.parse::<IpAddr>()?, ECHO_PORT).into();
-        ensure_steered("1 MiB", place.wires(|| transfer::stream(&place.client, target, 1 << 20, PATIENCE))?)?;
-        let fragments = || transfer::datagram(&place.client, target, 4000, PATIENCE);
-        ensure_steered("fragments", place.wires(fragments)?)?;
-    }
-    Ok(())
-}
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
@@ -28,7 +17,7 @@ fn a_node_without_default_route_answers() -> Result<()> {
     let place = Place::bare("nodefault", "", &["vred", SINK], |net| {
         net.node.run("ip link set vdef down; ip -6 route del default || true").map(drop)
     })?;
-    assert_steered_whole(&place)
+    place.assert_steered_whole()
 }
 
 /// Nor does it answer ARP and ND; the service addresses are listed.
@@ -39,7 +28,7 @@ fn a_dead_default_gateway_holds_nothing_up() -> Result<()> {
         net.router.run("ip link set rdef arp off; ip addr flush dev rdef")?;
         net.node.run("ip neigh flush dev vdef").map(drop)
     })?;
-    assert_steered_whole(&place)
+    place.assert_steered_whole()
 }
 
 /// The interface of the default route goes down while the agent runs.
@@ -50,7 +39,7 @@ fn an_interface_that_goes_down_is_made_up_for() -> Result<()> {
     place.assert_steered()?;
     place.node.run("ip link set vdef down; ip -6 route del default || true")?;
     wait_attached(&place.agent, &["vred", SINK])?;
-    assert_steered_whole(&place)
+    place.assert_steered_whole()
 }
 
 /// With different MTUs on the ways out: what the node sends with a service address fits each of them.
@@ -59,7 +48,7 @@ fn an_interface_that_goes_down_is_made_up_for() -> Result<()> {
 fn what_goes_by_way_of_the_sink_fits_the_way_out() -> Result<()> {
     for (name, default, request) in [("small", 1300, 1500), ("jumbo", 9000, 4000)] {
         let place = Place::bare(name, LISTED, &["vred", "vdef", SINK], |net| small(net, default, request))?;
-        assert_steered_whole(&place)?;
+        place.assert_steered_whole()?;
         let _outside = [
             TcpEcho::start(&place.router, "10.0.1.1:9000".parse()?)?,
             TcpEcho::start(&place.router, "[fd00:1::1]:9000".parse()?)?,

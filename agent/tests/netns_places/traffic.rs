@@ -1,23 +1,18 @@
 //! Every kind of traffic that is steered.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::frames::{self, L4};
-use backtrail_lab::ways::{CLIENT4, CLIENT6, ECHO_PORT, VIP4, VIP6};
-use backtrail_lab::{End, Frame, Namespace, send_packet, transfer};
+use backtrail_lab::ways::{CLIENT4, CLIENT6, VIP4, VIP6, services};
+use backtrail_lab::{Frame, Namespace, send_packet, transfer};
 
-use crate::rig::{PATIENCE, Place, ensure_steered, ensure_untouched, is, send};
+use crate::rig::{PATIENCE, Place, connect_reached_pod, ensure_steered, ensure_untouched, is, send};
 
 /// Client and service of each family.
 const FAMILIES: [(&str, &str); 2] = [(CLIENT4, VIP4), (CLIENT6, VIP6)];
 /// IP protocol numbers.
 const SCTP: u8 = 132;
-
-/// The echo services.
-fn targets() -> Result<Vec<SocketAddr>> {
-    FAMILIES.iter().map(|(_, service)| Ok((service.parse::<IpAddr>()?, ECHO_PORT).into())).collect()
-}
 
 /// ICMP's errors in either family; ND is ICMPv6, too.
 fn is_error(frame: &Frame) -> bool {
@@ -50,15 +45,8 @@ fn every_protocol_is_answered_by_the_way_of_the_request() -> Result<()> {
 fn errors_of_the_node_as_a_router_go_to_the_client_by_its_way() -> Result<()> {
     let mut kept = None;
     let place = Place::with("errors", "", |net| {
-        let pod = kept.insert(net.lab.namespace("pod")?);
-        net.lab.connect(
-            &End::new(pod, "eth0", &["10.244.0.2/24", "fd00:244::2/64"]),
-            &End::new(&net.node, "vpod", &["10.244.0.1/24", "fd00:244::1/64"]),
-        )?;
-        net.node.run("ip link set vpod mtu 1280")?;
-        net.router
-            .run("ip route add 10.244.0.0/24 via 10.0.2.2; ip -6 route add fd00:244::/64 via fd00:2::2")
-            .map(drop)
+        kept = Some(connect_reached_pod(net)?);
+        net.node.run("ip link set vpod mtu 1280").map(drop)
     })?;
     for (client, pod, absent) in
         [(CLIENT4, "10.244.0.2", "10.244.0.77"), (CLIENT6, "fd00:244::2", "fd00:244::77")]
@@ -94,7 +82,7 @@ fn send_unfragmented(from: &Namespace, source: &str, destination: &str, l4: L4) 
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn fragments_go_the_way_of_their_request() -> Result<()> {
     let place = Place::new("fragments")?;
-    for target in targets()? {
+    for target in services()? {
         let wires = place.wires(|| transfer::datagram(&place.client, target, 8000, PATIENCE))?;
         ensure_steered("UDP fragments", wires)?;
         ensure!(wires.request >= 6, "8000 bytes are six fragments: {wires:?}");
@@ -148,7 +136,7 @@ fn options_and_extension_headers_are_followed() -> Result<()> {
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn large_tcp_transfers_are_steered_in_whole_segments() -> Result<()> {
     let place = Place::new("large")?;
-    for target in targets()? {
+    for target in services()? {
         let wires = place.wires(|| transfer::stream(&place.client, target, 4 << 20, PATIENCE))?;
         ensure_steered("4 MiB", wires)?;
         let longest = place.wire.frames().iter().map(|frame| frame.length).max().context("frames")?;
@@ -156,12 +144,36 @@ fn large_tcp_transfers_are_steered_in_whole_segments() -> Result<()> {
     }
     // As if the devices did not segment.
     place.node.run("ip link set vdef gso_max_segs 1; ip link set vred gso_max_segs 1")?;
-    for target in targets()? {
+    for target in services()? {
         ensure_steered(
             "single segments",
             place.wires(|| transfer::stream(&place.client, target, 1 << 20, PATIENCE))?,
         )?;
     }
+    Ok(())
+}
+
+/// Checksums that no device makes: the kernel does, at the last device. The client's kernel checks them.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn checksums_are_right_with_and_without_offload() -> Result<()> {
+    let test = "checksums_are_right_with_and_without_offload";
+    let place = Place::new("checksums")?;
+    if place.node.run("ethtool --version").is_err() {
+        println!("SKIPPED {test}: no ethtool");
+        return Ok(());
+    }
+    // Nobody believes anybody, and the router completes what the node left.
+    place.client.run("ethtool -K c0 rx off")?;
+    place.router.run("ethtool -K rred rx off; ethtool -K rdef rx off; ethtool -K r0 tx off")?;
+    for (default, request) in [("on", "on"), ("on", "off"), ("off", "on"), ("off", "off")] {
+        place.node.run(&format!("ethtool -K vdef tx {default}; ethtool -K vred tx {request}"))?;
+        place.assert_steered_whole().with_context(|| format!("vdef {default}, vred {request}"))?;
+    }
+    let wrong = place.client.run("cat /proc/net/snmp6; nstat -az | cat")?;
+    let counters = wrong.lines().filter(|line| line.contains("InCsumErrors"));
+    let counts: Vec<_> = counters.filter_map(|line| line.split_whitespace().nth(1)).collect();
+    ensure!(counts.len() > 4 && counts.iter().all(|count| *count == "0"), "{wrong}");
     Ok(())
 }
 
@@ -174,7 +186,7 @@ fn a_smaller_mtu_on_the_way_back_is_told_to_the_sender() -> Result<()> {
         net.router.run("ip link set r0 mtu 9000; ip link set rdef mtu 9000; ip link set rred mtu 9000")?;
         net.node.run("ip link set vdef mtu 9000; ip link set vred mtu 9000").map(drop)
     })?;
-    let targets = targets()?;
+    let targets = services()?;
     for target in &targets {
         let wires = place.wires(|| transfer::datagram(&place.client, *target, 8900, PATIENCE))?;
         ensure!(wires.request == 1 && wires.default == 0, "a jumbo frame: {wires:?}");
@@ -209,7 +221,7 @@ fn path_mtu_discovery_works_through_the_service_address() -> Result<()> {
         )?;
         net.router.run("ip link set r0 mtu 1300").map(drop)
     })?;
-    for target in targets()? {
+    for target in services()? {
         let wires = place.wires(|| transfer::stream(&place.client, target, 1 << 20, PATIENCE))?;
         ensure_steered("TCP", wires)?;
         let told = place

@@ -92,7 +92,7 @@ impl TwoWays {
              ip route add default via 10.0.1.1
              ip -6 route add default via fd00:1::1"
         ))?;
-        let addresses = [service(VIP4)?, service(VIP6)?];
+        let addresses = services()?;
         let servers = (
             addresses.iter().map(|address| TcpEcho::start(&node, *address)).collect::<Result<_>>()?,
             addresses.iter().map(|address| UdpEcho::start(&node, *address)).collect::<Result<_>>()?,
@@ -186,6 +186,14 @@ impl TwoWays {
             ("ICMPv6", Box::new(|| self.ping(VIP6))),
         ]
     }
+}
+
+/// The echo services, IPv4 and IPv6.
+///
+/// # Errors
+/// None in fact.
+pub fn services() -> Result<[SocketAddr; 2]> {
+    Ok([service(VIP4)?, service(VIP6)?])
 }
 
 fn service(address: &str) -> Result<SocketAddr> {

@@ -18,7 +18,7 @@ use crate::{cargo, tools};
 /// Programs that tests call, each with what the guest calls it by.
 const PROGRAMS: &[&str] = &[
     "sh", "chroot", "ip", "tc", "bridge", "ping", "nft", "tcpdump", "bpftool", "unshare", "sysctl", "cat",
-    "cut", "grep", "head", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true", "wc",
+    "cut", "grep", "head", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true", "wc", "wg",
 ];
 /// Names of users, protocols and tables, which those programs read.
 const SETTINGS: &[&str] =
@@ -30,8 +30,12 @@ const WANTED: &[&str] = &[
     "bridge",
     "cls_bpf",
     "dummy",
+    "geneve",
     "ifb",
     "inet_diag",
+    "ip_gre",
+    "ipip",
+    "ipvlan",
     "macvlan",
     "nf_conntrack",
     "nft_chain_nat",
@@ -44,6 +48,7 @@ const WANTED: &[&str] = &[
     "veth",
     "vrf",
     "vxlan",
+    "wireguard",
 ];
 
 /// Builds the initial RAM disk.

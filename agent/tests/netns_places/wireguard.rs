@@ -1,0 +1,23 @@
+//! WireGuard between two namespaces.
+
+use anyhow::Result;
+use backtrail_lab::Namespace;
+
+/// The same on both sides, as is usual between nodes.
+const PORT: u16 = 51_820;
+
+/// Makes peers of a device of this name in both namespaces, each with the address at which the other one finds it; whatever is
+/// routed there goes through.
+pub(crate) fn join(device: &str, ends: [(&Namespace, &str); 2]) -> Result<()> {
+    let [(a, at_a), (b, at_b)] = ends;
+    let key = |space: &Namespace| Ok::<_, anyhow::Error>(space.run("wg genkey")?.trim().to_owned());
+    let (key_a, key_b) = (key(a)?, key(b)?);
+    for (space, own, other, at) in [(a, &key_a, &key_b, at_b), (b, &key_b, &key_a, at_a)] {
+        space.run(&format!(
+            "peer=$(echo {other} | wg pubkey)
+             echo {own} | wg set {device} listen-port {PORT} private-key /dev/stdin peer $peer \\
+                 allowed-ips 0.0.0.0/0,::/0 endpoint {at}:{PORT}"
+        ))?;
+    }
+    Ok(())
+}
