@@ -62,7 +62,7 @@ impl Agent {
     pub(super) fn frr_lacks(&self) -> Option<Lack> {
         let zebra = self.frr.zebra.as_ref()?;
         let listen = self.fpm.listen?;
-        let announced: BTreeSet<u32> = self.engine.rib().tables().keys().copied().collect();
+        let announced: BTreeSet<u32> = self.engine.rib().announced_tables().iter().copied().collect();
         let vrfs = self.observed.links().values().filter_map(|link| link.vrf_table).collect();
         let known = Known {
             listen,

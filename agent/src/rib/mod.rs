@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use zebra_fpm::{
     IfIndex, Mtu, NexthopBody, NexthopId, Protocol, Route, RouteKey, RouteKind, TableId, Target, Update,
 };
@@ -46,6 +46,8 @@ pub struct Rib<E = ()> {
     detail_index: FxHashMap<Detail, u32>,
     /// Routes that are not proto 2, per FPM table: the tables that FRR writes.
     per_table: FxHashMap<u32, u64>,
+    /// FPM tables of which the current generation has announced a route.
+    announced: FxHashSet<u32>,
     /// Routes of the current generation by each nexthop id.
     users: FxHashMap<u32, u64>,
     /// Routes that were not announced in the current generation.
@@ -65,6 +67,7 @@ impl<E> Default for Rib<E> {
             details: Vec::new(),
             detail_index: FxHashMap::default(),
             per_table: FxHashMap::default(),
+            announced: FxHashSet::default(),
             users: FxHashMap::default(),
             stale: 0,
             ignored: Ignored::default(),
@@ -108,6 +111,7 @@ impl<E: Copy + Default> Rib<E> {
         let next = Generation(self.generation().0.wrapping_add(1));
         self.epochs.push_back(Epoch::new(next));
         self.users.clear();
+        self.announced.clear();
         self.stale = self.len();
         self.refused = 0;
         if self.epochs.len() > MAX_GENERATIONS + 1 {
@@ -187,6 +191,7 @@ impl<E: Copy + Default> Rib<E> {
             }
             Some(_) => self.stale -= 1,
         }
+        self.announced.insert(table);
         self.use_nexthop(&learned, 1);
         Change::Route(slot)
     }
@@ -483,6 +488,13 @@ impl<E: Copy + Default> Rib<E> {
     #[must_use]
     pub fn tables(&self) -> &FxHashMap<u32, u64> {
         &self.per_table
+    }
+
+    /// Tables of which the current generation has announced a route: those of the zebra that is there now, without what
+    /// is held of the one before it.
+    #[must_use]
+    pub fn announced_tables(&self) -> &FxHashSet<u32> {
+        &self.announced
     }
 
     /// Number of learned routes.

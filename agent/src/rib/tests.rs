@@ -93,6 +93,28 @@ fn ids_mean_what_they_meant_when_the_route_was_announced() {
 }
 
 #[test]
+fn tables_of_a_zebra_before_are_not_announced() {
+    let announce = |table: u32| {
+        let key = RouteKey::new(TableId(table), net("10.0.0.0/24"));
+        Update::Route(Route::new(key, Protocol::BGP, RouteKind::Blackhole, Target::None))
+    };
+    let tables = |rib: &Rib| {
+        let mut known: Vec<u32> = rib.tables().keys().copied().collect();
+        known.sort_unstable();
+        (known, rib.announced_tables().iter().copied().collect::<Vec<_>>())
+    };
+    let mut rib = Rib::<()>::default();
+    rib.apply(&announce(254));
+    assert_eq!(tables(&rib), (vec![254], vec![254]));
+    rib.new_generation();
+    assert_eq!(tables(&rib), (vec![254], vec![]), "it is held, and nobody announces it");
+    rib.apply(&announce(5000));
+    assert_eq!(tables(&rib), (vec![254, 5000], vec![5000]));
+    rib.apply(&announce(254));
+    assert_eq!(rib.announced_tables().len(), 2, "what is announced again counts again");
+}
+
+#[test]
 fn protobuf_and_the_old_module_mean_main_where_they_name_no_table() {
     let mut rib = Rib::<()>::default();
     let mut key = RouteKey::new(TableId::UNSPEC, net("10.0.0.0/24"));
