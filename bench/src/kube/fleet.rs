@@ -1,4 +1,5 @@
-//! Nodes without a kernel: the agent's own controller, and a daemon that has everything in force that it is asked for.
+//! Nodes without a kernel: the agent's own controller with a token as the shipped account's pods have it, and a daemon that
+//! has everything in force that it is asked for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +11,9 @@ use backtrail::control::{Call, Request, Response};
 use backtrail::intent::build;
 use backtrail::kube::{Pace, Snapshot, follow};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
-use kube::config::Kubeconfig;
+use kube::config::{AuthInfo, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +24,10 @@ use super::requests::Writes;
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Requests of the administrator's at a time.
 const AT_ONCE: usize = 16;
+/// Where the agents' account and their Lease are.
+const NAMESPACE: &str = "backtrail-system";
+/// Agents start one after the other: kubelets never start theirs in the same instant.
+const BETWEEN_STARTS: Duration = Duration::from_millis(20);
 
 /// All nodes of a cluster but the real one.
 pub(super) struct Fleet {
@@ -38,6 +43,23 @@ fn name(n: u32) -> String {
     format!("node-{n:04}")
 }
 
+/// Asks until the server has answered: one that is busy refuses, or lets requests time out.
+async fn insist<T>(what: &str, ask: impl AsyncFn() -> kube::Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(kube::Error::Api(status)) if (400..429).contains(&status.code) => {
+                return Err(kube::Error::Api(status)).with_context(|| what.to_owned());
+            }
+            Err(error) if began.elapsed() > LIMIT => return Err(error).with_context(|| what.to_owned()),
+            Err(error) => eprintln!("  {what}: {error}"),
+        }
+        ensure!(!backtrail_lab::interrupted(), "interrupted");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 impl Fleet {
     pub(super) async fn new(
         kubeconfig: Kubeconfig,
@@ -49,6 +71,7 @@ impl Fleet {
         // As the agent has it.
         config.default_retry = false;
         let client = Client::try_from(config.clone())?;
+        NAMESPACE.clone_into(&mut config.default_namespace);
         Ok(Self { client, config, real, nodes, objects, churn: Arc::default() })
     }
 
@@ -62,47 +85,58 @@ impl Fleet {
     }
 
     pub(super) async fn writes(&self) -> Result<Writes> {
-        Writes::read(&self.client).await
+        insist("metrics", async || Writes::read(&self.client).await).await
     }
 
     /// Makes the Nodes and the objects.
     pub(super) async fn populate(&self) -> Result<()> {
         let nodes = Api::<Node>::all(self.client.clone());
-        let params = PostParams::default();
-        stream::iter(1..self.nodes)
-            .map(|n| {
-                let labels = json!({"rack": format!("r{}", n % 10)});
-                let node = serde_json::from_value(json!({"metadata": {"name": name(n), "labels": labels}}));
-                let (nodes, params) = (&nodes, &params);
-                async move { anyhow::Ok(nodes.create(params, &node?).await?) }
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_for_each(async |_| Ok(()))
-            .await?;
+        let params = PatchParams::apply("backtrail-bench");
+        let node = |n| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name(n), "labels": {"rack": format!("r{}", n % 10)}}});
+        let apply = async |n| {
+            let node = Patch::Apply(node(n));
+            insist("Node", async || nodes.patch(&name(n), &params, &node).await).await.map(drop)
+        };
+        stream::iter(1..self.nodes).map(apply).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let imports = self.imports();
         for n in 0..self.objects {
-            let object = json!({
+            let object = format!("import-{n:03}");
+            let import = Patch::Apply(json!({
                 "apiVersion": "backtrail.dev/v1alpha1",
                 "kind": "RouteImport",
-                "metadata": {"name": format!("import-{n:03}")},
+                "metadata": {"name": object},
                 "spec": {
                     "from": {"table": 5000},
                     "allowed": {"mode": "Filtered", "prefixes": [{"prefix": format!("10.{n}.0.0/16"), "le": 24}]},
                     "into": {"vrf": {"name": format!("v{n}"), "table": 10_000 + n}},
                 },
-            });
-            self.imports().create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+            }));
+            insist("RouteImport", async || imports.patch(&object, &params, &import).await).await?;
         }
         Ok(())
     }
 
-    /// Starts the controllers of all simulated nodes, each with a connection of its own.
-    pub(super) fn start(&self) -> Result<()> {
+    /// What the API server knows the agent of a node by: a token that is bound to it, as a pod there gets.
+    async fn token(&self, n: u32) -> Result<AuthInfo> {
+        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), NAMESPACE);
+        let node = json!({"apiVersion": "v1", "kind": "Node", "name": name(n)});
+        let request = serde_json::from_value(json!({"spec": {"audiences": [], "boundObjectRef": node}}))?;
+        let params = PostParams::default();
+        let ask = async || accounts.create_token_request("backtrail", &params, &request).await;
+        let token = insist("token", ask).await?.status.context("no token")?.token;
+        Ok(serde_json::from_value(json!({"token": token}))?)
+    }
+
+    /// Starts the controllers of all simulated nodes, each with a connection and a token of its own.
+    pub(super) async fn start(&self) -> Result<()> {
         for n in 1..self.nodes {
+            let mut config = self.config.clone();
+            config.auth_info = self.token(n).await?;
             let (calls_in, calls) = mpsc::channel(4);
             let (out, snapshots) = watch::channel(Snapshot::default());
             tokio::spawn(daemon(name(n), calls, snapshots, Arc::clone(&self.churn)));
-            let client = Client::try_from(self.config.clone())?;
-            tokio::spawn(follow(client, name(n), calls_in, Pace::default(), out));
+            tokio::spawn(follow(Client::try_from(config)?, name(n), calls_in, Pace::default(), out));
+            tokio::time::sleep(BETWEEN_STARTS).await;
         }
         Ok(())
     }
@@ -114,15 +148,17 @@ impl Fleet {
 
     /// Edits an object that concerns all nodes.
     pub(super) async fn edit(&self, patch: Value) -> Result<()> {
-        self.imports().patch("import-000", &PatchParams::default(), &Patch::Merge(patch)).await?;
-        Ok(())
+        let (imports, patch) = (self.imports(), Patch::Merge(patch));
+        insist("edit", async || imports.patch("import-000", &PatchParams::default(), &patch).await)
+            .await
+            .map(drop)
     }
 
     /// Waits until every object is ready on so many nodes, and the first in this generation.
     pub(super) async fn settled(&self, nodes: u32, generation: i64) -> Result<Duration> {
-        let began = Instant::now();
+        let (began, imports) = (Instant::now(), self.imports());
         loop {
-            let list = self.imports().list(&Default::default()).await?;
+            let list = insist("RouteImports", async || imports.list(&Default::default()).await).await?;
             let ready = |it: &DynamicObject| {
                 let status = it.data.get("status").unwrap_or(&Value::Null);
                 let count = |field: &str| status.get(field).and_then(Value::as_i64).unwrap_or_default();
@@ -149,18 +185,16 @@ impl Fleet {
         let api = self.states();
         let model = api.get(&name(1)).await?.status.context("no status")?;
         let params = PatchParams::apply("backtrail-bench").force();
-        stream::iter(self.nodes..states)
-            .map(|n| {
-                let mut state = NodeRoutingState::new(&name(n), Default::default());
-                let (api, params, model) = (&api, &params, &model);
-                async move {
-                    api.patch(&name(n), params, &Patch::Apply(&state)).await?;
-                    state.status = Some(model.clone());
-                    anyhow::Ok(api.patch_status(&name(n), params, &Patch::Apply(&state)).await?)
-                }
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_for_each(async |_| Ok(()))
+        let add = async |n| {
+            let mut state = NodeRoutingState::new(&name(n), Default::default());
+            insist("state", async || api.patch(&name(n), &params, &Patch::Apply(&state)).await).await?;
+            state.status = Some(model.clone());
+            let ask = async || api.patch_status(&name(n), &params, &Patch::Apply(&state)).await;
+            insist("state", ask).await.map(drop)
+        };
+        let added = stream::iter(self.nodes..states).map(add).buffer_unordered(AT_ONCE);
+        added
+            .try_collect::<()>()
             .await
             .with_context(|| format!("states beyond those of {} and the fleet", self.real))
     }

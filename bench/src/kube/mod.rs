@@ -166,7 +166,7 @@ impl Bench<'_> {
         let alone = self.mark().await?;
         self.report.add("the same with all objects", "MiB", alone.agent.rss / MIB);
 
-        self.fleet.start()?;
+        self.fleet.start().await?;
         let took = self.fleet.settled(self.args.nodes(), 1).await?;
         self.report.add("until all nodes count as ready", "s", took.as_secs_f64());
         let start = self.calm().await?;

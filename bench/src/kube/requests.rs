@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use anyhow::Result;
 use kube::Client;
 
 /// Requests of Backtrail's API group that have written something.
@@ -16,8 +15,8 @@ pub(super) struct Writes {
 
 impl Writes {
     /// So far.
-    pub(super) async fn read(client: &Client) -> Result<Self> {
-        let request = http::Request::get("/metrics").body(Vec::new())?;
+    pub(super) async fn read(client: &Client) -> kube::Result<Self> {
+        let request = http::Request::get("/metrics").body(Vec::new()).map_err(kube::Error::HttpError)?;
         Ok(Self::parse(&client.request_text(request).await?))
     }
 
