@@ -1,6 +1,7 @@
 //! The agent in a cluster: a real API server with RBAC and admission, the agent with the shipped account's token.
 
 mod bad;
+mod clocks;
 mod crds;
 mod hostile;
 mod lead;

@@ -129,14 +129,21 @@ pub(crate) fn run(args: &KubeArgs, report: &mut Report) -> Result<()> {
     let cluster = Cluster::installed("kube", &binary)?.context("cargo xtask kube-assets")?;
     let node = cluster.node(REAL, "rack: r1")?;
     let agent = cluster.agent(REAL, &node)?;
-    cluster.control.enter(|| -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let config = kube::config::Kubeconfig::read_from(cluster.server.admin()).context("kubeconfig")?;
-        runtime.block_on(async {
-            let fleet = Fleet::new(config, REAL, args.nodes(), args.objects()).await?;
-            Bench { args, cluster: &cluster, agent, fleet, report }.run().await
+    cluster
+        .control
+        .enter(|| -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let config = kube::config::Kubeconfig::read_from(cluster.server.admin()).context("kubeconfig")?;
+            runtime.block_on(async {
+                let fleet = Fleet::new(config, REAL, args.nodes(), args.objects()).await?;
+                Bench { args, cluster: &cluster, agent, fleet, report }.run().await
+            })
+        })?
+        .with_context(|| {
+            let log = cluster.server.log();
+            let end: Vec<_> = log.lines().rev().take(20).collect();
+            format!("kube-apiserver: {}", end.into_iter().rev().collect::<Vec<_>>().join("\n"))
         })
-    })?
 }
 
 struct Bench<'a> {

@@ -30,6 +30,8 @@ pub struct AgentOptions {
     /// Capabilities beyond [`CAPABILITIES`], as an agent on the host itself has them: `sys_ptrace` shows it the
     /// processes of other users.
     pub capabilities: &'static [&'static str],
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// An agent as a part of a cluster.
@@ -52,6 +54,7 @@ pub struct Agent {
     arguments: Vec<String>,
     cluster: Option<InCluster>,
     capabilities: Vec<&'static str>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
     keep: bool,
 }
@@ -75,6 +78,7 @@ impl Agent {
             arguments: options.arguments,
             cluster: options.cluster,
             capabilities: [&CAPABILITIES, options.capabilities].concat(),
+            environment: options.environment,
             process: None,
             keep: lab.is_kept(),
         };
@@ -107,7 +111,8 @@ impl Agent {
             .arg(&self.binary)
             .arg("agent")
             .args(self.folders())
-            .args(&self.arguments);
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned());
         match &self.cluster {
             None => command.arg("--config").arg(self.config_path()),
             Some(InCluster { kubeconfig, node }) => {

@@ -109,8 +109,22 @@ impl Cluster {
     /// # Errors
     /// When it does not become ready.
     pub fn agent_at(&self, node: &str, namespace: &Namespace, url: &str) -> Result<Agent> {
+        self.agent_with(node, namespace, url, AgentOptions::default())
+    }
+
+    /// The agent of a node, with options besides.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn agent_with(
+        &self,
+        node: &str,
+        namespace: &Namespace,
+        url: &str,
+        options: AgentOptions,
+    ) -> Result<Agent> {
         let cluster = InCluster { kubeconfig: self.kubeconfig(node, url)?, node: node.to_owned() };
-        let options = AgentOptions { cluster: Some(cluster), ..AgentOptions::default() };
+        let options = AgentOptions { cluster: Some(cluster), ..options };
         Agent::start(&self.lab, namespace, &self.agent, options)
     }
 

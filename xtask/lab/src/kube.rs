@@ -214,20 +214,25 @@ impl ApiServer {
         self.kubeconfig(&format!("{account}-unbound"), token.trim(), &self.url(), namespace)
     }
 
-    /// A kubeconfig with a token of a ServiceAccount, as kubelet would give it to a pod of that account on `node`.
+    /// A kubeconfig with a token of a ServiceAccount, as kubelet would give it to a pod of that account on `node`: it is
+    /// bound to that pod, and good for as long as the pod exists, whatever becomes of the Node.
     ///
     /// # Errors
-    /// When there is no such account or node.
+    /// When there is no such account.
     pub fn account(&self, namespace: &str, account: &str, node: &str, url: &str) -> Result<PathBuf> {
-        let token = self.kubectl(&[
-            "create",
-            "token",
-            account,
-            "--namespace",
-            namespace,
-            "--bound-object-kind=Node",
-            &format!("--bound-object-name={node}"),
-        ])?;
+        let name = format!("{account}-{node}-token");
+        let spec = json!({
+            "serviceAccountName": account,
+            "nodeName": node,
+            "automountServiceAccountToken": false,
+            "containers": [{"name": "agent", "image": "none"}],
+        });
+        let metadata = json!({"name": name, "namespace": namespace});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        self.apply_text(&pod.to_string())?;
+        let pod = format!("--bound-object-name={name}");
+        let token = ["create", "token", account, "--namespace", namespace, "--bound-object-kind=Pod", &pod];
+        let token = self.kubectl(&token)?;
         self.kubeconfig(&format!("{account}-{node}"), token.trim(), url, namespace)
     }
 
