@@ -9,6 +9,7 @@ mod balancer;
 mod devices;
 mod foreign;
 mod gateways;
+mod life;
 mod never;
 mod order;
 mod pods;

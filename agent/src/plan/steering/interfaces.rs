@@ -37,7 +37,7 @@ pub(super) fn listed<'a>(
             conditions.push(not_found(&asked.owners, &asked.name));
             continue;
         };
-        if let Some(cause) = unsuitable(link, input.links) {
+        if let Some(cause) = unlistable(link, input.links) {
             conditions.push(condition(&asked.owners, &asked.name, reason::UNSUPPORTED, cause));
         } else {
             found.insert(link.ifindex, Listed { link, asked: Cow::Borrowed(asked) });
@@ -47,7 +47,7 @@ pub(super) fn listed<'a>(
     for asked in globs {
         let mut matched = false;
         for link in input.links.iter().filter(|link| glob_match::glob_match(&asked.name, &link.name)) {
-            if unsuitable(link, input.links).is_some() {
+            if unlistable(link, input.links).is_some() {
                 continue;
             }
             matched = true;
@@ -202,6 +202,21 @@ fn unsuitable(link: &Link, links: &[Link]) -> Option<String> {
         let (kind, name) = (&master.kind, &master.name);
         format!("it is a member of {name} ({kind}), which terminates its frames: list {name}")
     })
+}
+
+/// Why requests cannot be learned on this link.
+fn unlistable(link: &Link, links: &[Link]) -> Option<String> {
+    unsuitable(link, links).or_else(|| {
+        let name = &indistinct(link, links)?.name;
+        Some(format!("it shares the MAC address of {name}, the device below it, which gets its requests too: list {name}"))
+    })
+}
+
+/// The device below a link that sends with the same MAC (ipvlan, macvlan in passthru mode). A program there would take what is
+/// steered to the link for its own misled replies, and send it up again, in a loop.
+fn indistinct<'a>(link: &Link, links: &'a [Link]) -> Option<&'a Link> {
+    let below = links.iter().find(|below| Some(below.ifindex) == link.lower)?;
+    (matches!(link.kind.as_str(), "ipvlan" | "macvlan") && below.mac == link.mac).then_some(below)
 }
 
 fn master<'a>(link: &Link, links: &'a [Link]) -> Option<&'a Link> {

@@ -229,6 +229,27 @@ fn absent_interfaces_are_named_and_cost_nothing_else() {
     assert!(plan.interfaces.contains_key(&3));
 }
 
+/// What is steered to it would come by the program of the one below, which takes it for its own, and sends it up again.
+#[test]
+fn a_device_with_the_mac_of_the_one_below_is_refused_and_that_one_named() {
+    let mut node = Node::new(vec![asked("ipv0")]);
+    let below = node.link("vred").mac;
+    node.links.push(Link { kind: "ipvlan".to_owned(), lower: Some(3), mac: below, ..link(7, "ipv0") });
+    node.carrying.insert(7);
+    let plan = node.plan();
+    assert!(plan.interfaces.is_empty());
+    assert_eq!(plan.conditions[0].reason, reason::UNSUPPORTED);
+    assert!(plan.conditions[0].message.ends_with("list vred"), "{}", plan.conditions[0].message);
+    node.intent.return_paths = vec![asked("vred")];
+    assert!(node.plan().interfaces[&7].learn.is_none(), "replies may leave by it wrongly");
+    node.intent.return_paths = vec![asked("ipv0")];
+    node.link("ipv0").mac = Some([2, 0, 0, 0, 1, 99]);
+    assert!(node.plan().interfaces[&7].learn.is_some(), "a macvlan has a MAC of its own");
+    node.link("ipv0").mac = below;
+    node.link("ipv0").lower = None;
+    assert!(node.plan().interfaces[&7].learn.is_some(), "the one below is in another namespace");
+}
+
 #[test]
 fn members_of_bonds_vrf_devices_and_loopback_are_refused() {
     let mut node = Node::new(vec![asked("vred"), asked("lo"), asked("red"), asked("vblue")]);
