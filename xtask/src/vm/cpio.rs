@@ -1,6 +1,7 @@
 //! Archives in cpio's `newc` format, as the kernel unpacks them (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -28,6 +29,20 @@ impl Archive {
     /// Adds a file with these permissions. What is there already stays.
     pub(super) fn file(&mut self, path: impl AsRef<Path>, permissions: u32, data: &[u8]) -> Result<()> {
         self.entry(path.as_ref(), FILE | permissions, (0, 0), data)
+    }
+
+    /// Adds a file of the host, or all files of a folder; nothing where the host has none.
+    pub(super) fn tree(&mut self, at: &Path, from: &Path) -> Result<()> {
+        if from.is_dir() {
+            for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+                let name = entry?.file_name();
+                self.tree(&at.join(&name), &from.join(&name))?;
+            }
+        } else if from.is_file() {
+            let data = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+            self.file(at, 0o644, &data)?;
+        }
+        Ok(())
     }
 
     /// Adds a symbolic link.

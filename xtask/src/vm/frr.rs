@@ -19,6 +19,8 @@ const PROGRAMS: &[&str] = &["vtysh", "chown"];
 const WANTED: &[&str] = &["mgmtd", "zebra", "bgpd", "staticd"];
 /// What is loaded by name, below the folder of libraries.
 const PLUGINS: &[&str] = &["frr/modules/dplane_fpm_nl.so", "security/pam_permit.so"];
+/// Models that newer releases of libyang read from files.
+const MODELS: &str = "usr/share/yang/modules/libyang";
 /// The folder of libraries, and FRR's own within it.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The loader is found by this path alone.
@@ -54,6 +56,7 @@ pub(super) fn add(archive: &mut Archive, root: &Path) -> Result<()> {
         }
     }
     archive.file(guest.join(LOADER), 0o755, &fs::read(root.join(LOADER)).context("no loader")?)?;
+    archive.tree(&guest.join(MODELS), &root.join(MODELS))?;
     archive.link(guest.join("lib"), "usr/lib")?;
     archive.link(guest.join("bin"), "usr/bin")?;
     archive.link(guest.join("var/run"), "/run")?;

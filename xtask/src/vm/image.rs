@@ -61,7 +61,7 @@ pub(super) fn build(kernel: &Files, frr: Option<&Path>, jobs: &[Job], agent: &Pa
     image.archive.device("/dev/console", 5, 1)?;
     image.archive.file("/etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\n")?;
     for path in SETTINGS {
-        image.settings(Path::new(path))?;
+        image.archive.tree(path.as_ref(), path.as_ref())?;
     }
     image.program(Path::new("/init"), &cargo::xtask()?)?;
     for name in PROGRAMS {
@@ -109,19 +109,6 @@ impl Image {
                     fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
                 self.archive.file(&library, 0o755, &data)?;
             }
-        }
-        Ok(())
-    }
-
-    /// A file, or all files of a folder, where the host has it.
-    fn settings(&mut self, path: &Path) -> Result<()> {
-        if path.is_dir() {
-            for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
-                self.settings(&entry?.path())?;
-            }
-        } else if path.is_file() {
-            let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            self.archive.file(path, 0o644, &data)?;
         }
         Ok(())
     }
