@@ -34,7 +34,7 @@ pub(super) fn run(label: &str, kernel: &Files, image: &[u8], jobs: &[Job]) -> Re
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(&disk)
-        .args(["-append", COMMAND_LINE])
+        .args(["-append", &format!("tsc_early_khz={} {COMMAND_LINE}", counter::kilohertz())])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
@@ -49,6 +49,45 @@ pub(super) fn run(label: &str, kernel: &Files, image: &[u8], jobs: &[Job]) -> Re
     }
     let status = child.wait()?;
     Ok(console.verdict(jobs.iter().map(|job| job.test.name.as_str()), status.code()))
+}
+
+/// The processor's counter, whose rate the guest is told: what it finds out by itself on a busy host may be a quarter of it,
+/// and then its clock runs four times too fast. QEMU's TCG shows the guest the host's.
+mod counter {
+    use std::time::{Duration, Instant};
+
+    /// How long it is watched.
+    const WATCH: Duration = Duration::from_millis(200);
+
+    /// Counts in a millisecond.
+    pub(super) fn kilohertz() -> u128 {
+        let (start, first) = reading();
+        std::thread::sleep(WATCH);
+        let (end, last) = reading();
+        u128::from(last - first) * 1_000_000 / (end - start).as_nanos()
+    }
+
+    /// When the counter was where: the reading between whose ends the least time went by.
+    fn reading() -> (Instant, u64) {
+        let readings = (0..20).map(|_| {
+            let (before, count) = (Instant::now(), now());
+            (before.elapsed(), before, count)
+        });
+        readings.min().map_or_else(|| (Instant::now(), now()), |(_, at, count)| (at, count))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "an instruction that no crate wraps")]
+    fn now() -> u64 {
+        // SAFETY: every x86-64 processor has the counter, and reading it has no other effect.
+        unsafe { std::arch::x86_64::_rdtsc() }
+    }
+
+    /// There are guests for x86-64 only.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn now() -> u64 {
+        0
+    }
 }
 
 /// Reads the console.

@@ -57,3 +57,10 @@ fn a_program_without_tests_is_a_failure() {
     let crashed = ALL_WELL.replace("netns_a true", "netns_a false").replace("result 0", "result 1");
     assert_eq!(read(&crashed, Some(3)).failures, ["Linux 6.1 netns_a"]);
 }
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_counter_has_one_rate() {
+    let (first, second) = (super::counter::kilohertz(), super::counter::kilohertz());
+    assert!(first.abs_diff(second) < first / 100, "{first} kHz, then {second} kHz");
+}
