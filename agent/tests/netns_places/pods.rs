@@ -134,6 +134,19 @@ fn a_pod_learns_the_mtu_of_the_way_back() -> Result<()> {
     place.wait_counter("vred", "tooBig", 2)
 }
 
+/// The reply is led to the sink by the pod's address, and translated on its way there.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_pod_on_a_node_without_default_route_answers() -> Result<()> {
+    let mut pod = None;
+    let place = Place::bare("podnone", "", &["vred", "backtrail0"], |net| {
+        pod = Some(with_pod(net)?);
+        translate(&net.node, false)?;
+        net.node.run("ip link set vdef down; ip -6 route del default || true").map(drop)
+    })?;
+    assert_answered(&place)
+}
+
 /// IPv4 datagrams that may be fragmented are left to the FIB where they do not fit: only TCP here.
 fn assert_answered_in_segments(place: &Place) -> Result<()> {
     for service in [VIP4, VIP6] {

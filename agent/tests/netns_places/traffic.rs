@@ -1,11 +1,12 @@
 //! Every kind of traffic that is steered.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::frames::{self, L4};
 use backtrail_lab::ways::{CLIENT4, CLIENT6, VIP4, VIP6, services};
 use backtrail_lab::{Frame, Namespace, send_packet, transfer};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::rig::{PATIENCE, Place, connect_reached_pod, ensure_steered, ensure_untouched, is, send};
 
@@ -35,6 +36,45 @@ fn every_protocol_is_answered_by_the_way_of_the_request() -> Result<()> {
         let wires =
             place.wires_of(is_error, || send(&place.client, client, service, frames::udp(5353, 9), 64))?;
         ensure_steered("port unreachable", wires)?;
+    }
+    Ok(())
+}
+
+/// Refused by the kernel, for nobody listens, or by a firewall: the refusal goes the way of the request. By every address that the
+/// node has.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn refusals_go_the_way_of_the_request() -> Result<()> {
+    let place = Place::with("refusals", "", |net| {
+        net.router
+            .run("ip route replace 10.0.1.2 via 10.0.2.2; ip -6 route replace fd00:1::2 via fd00:2::2")?;
+        net.node
+            .run(
+                "nft add table inet wall; nft 'add chain inet wall input { type filter hook input priority 0; }'
+                 nft add rule inet wall input tcp dport 81 reject with tcp reset
+                 nft add rule inet wall input tcp dport 82 reject with icmpx admin-prohibited
+                 nft add rule inet wall input udp dport 83 reject with icmpx admin-prohibited",
+            )
+            .map(drop)
+    })?;
+    for (client, services) in
+        [(CLIENT4, [VIP4, "10.0.1.2", "10.0.2.2"]), (CLIENT6, [VIP6, "fd00:1::2", "fd00:2::2"])]
+    {
+        for service in services {
+            let from = |frame: &Frame| frame.source.to_string() == service;
+            for (port, error) in [(80, false), (81, false), (82, true)] {
+                let syn = || {
+                    send(&place.client, client, service, frames::tcp(40_000 + port, port, frames::SYN), 64)
+                };
+                let fits = |frame: &Frame| {
+                    from(frame) && if error { is_error(frame) } else { frame.tcp_flags & frames::RST != 0 }
+                };
+                ensure_steered(&format!("{service} port {port}"), place.wires_of(fits, syn)?)?;
+            }
+            let udp = || send(&place.client, client, service, frames::udp(40_083, 83), 64);
+            let fits = |frame: &Frame| from(frame) && is_error(frame);
+            ensure_steered(&format!("{service} port 83"), place.wires_of(fits, udp)?)?;
+        }
     }
     Ok(())
 }
@@ -149,6 +189,38 @@ fn large_tcp_transfers_are_steered_in_whole_segments() -> Result<()> {
             "single segments",
             place.wires(|| transfer::stream(&place.client, target, 1 << 20, PATIENCE))?,
         )?;
+    }
+    Ok(())
+}
+
+/// Datagrams that the kernel, or the device, cuts out of one large packet, as QUIC servers send them.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn segmented_datagrams_are_steered() -> Result<()> {
+    const SEGMENTS: usize = 10;
+    const BYTES: usize = 1200;
+    let place = Place::new("segments")?;
+    for (client, service) in FAMILIES {
+        let socket = |space: &Namespace, address: &str, port: u16| -> Result<UdpSocket> {
+            let at = SocketAddr::from((address.parse::<IpAddr>()?, port));
+            let socket = space.enter(|| UdpSocket::bind(at))??;
+            socket.set_read_timeout(Some(backtrail_lab::patient(PATIENCE)))?;
+            Ok(socket)
+        };
+        let (asks, answers) = (socket(&place.client, client, 9443)?, socket(&place.node, service, 443)?);
+        setsockopt(&answers, sockopt::UdpGsoSegment, &i32::try_from(BYTES)?)?;
+        let wires = place.wires(|| {
+            let mut buffer = [0; 2 * BYTES];
+            asks.send_to(b"all", answers.local_addr()?)?;
+            let (_, from) = answers.recv_from(&mut buffer)?;
+            answers.send_to(&[0x42; SEGMENTS * BYTES], from)?;
+            for _ in 0..SEGMENTS {
+                let got = asks.recv(&mut buffer)?;
+                ensure!(got == BYTES, "a datagram of {got} bytes");
+            }
+            Ok(())
+        })?;
+        ensure_steered(service, wires)?;
     }
     Ok(())
 }
