@@ -116,13 +116,18 @@ fn explain(server: &ApiServer) -> Result<()> {
     Ok(())
 }
 
-/// `kubectl delete` of everything, with the namespace's end as its controller would bring it.
-fn uninstall(server: &ApiServer) -> Result<()> {
-    server.kubectl(&["delete", "--filename", &argument("backtrail.yaml"), "--wait=false"])?;
+/// The end of the namespace, which is to go, as its controller would bring it.
+pub(crate) fn end_namespace(server: &ApiServer) -> Result<()> {
     let empty = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}, "spec": {"finalizers": []}});
     let file = server.write("finalize.json", &empty.to_string())?;
     let path = format!("/api/v1/namespaces/{NAMESPACE}/finalize");
-    server.kubectl(&["replace", "--raw", &path, "--filename", &file])?;
+    server.kubectl(&["replace", "--raw", &path, "--filename", &file]).map(drop)
+}
+
+/// `kubectl delete` of everything.
+pub(crate) fn uninstall(server: &ApiServer) -> Result<()> {
+    server.kubectl(&["delete", "--filename", &argument("backtrail.yaml"), "--wait=false"])?;
+    end_namespace(server)?;
     let kinds = "crd,namespace,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding";
     let mut left = String::new();
     let waited = wait_until(LIMIT, "nothing of it is left", || {

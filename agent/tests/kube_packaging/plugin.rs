@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::feeder::{announce, nexthop};
-use backtrail_lab::{Agent, Cluster, Feeder, deploy, wait_until};
+use backtrail_lab::{Agent, Cluster, Feeder, deploy, helm, wait_until};
 use serde_json::Value;
 
 use super::{LIMIT, NAMESPACE, installed, pod};
@@ -36,7 +36,7 @@ spec:
   - {name: red, match: {destinations: [10.20.0.0/16]}, action: {vrf: {name: red, table: 10001}}}
 ";
 
-/// A folder with the plugin, and a kubectl that is the real one but for `exec`: what kubelet would run in the agent's pod is
+/// A folder with the plugin, Helm where there is one, and a kubectl that is the real one but for `exec`: what kubelet would run in the agent's pod is
 /// run here, with the run folder that is mounted there.
 pub(crate) struct Folder {
     path: PathBuf,
@@ -48,6 +48,9 @@ impl Folder {
         let path = cluster.lab.dir().join("plugin");
         fs::create_dir(&path)?;
         symlink(env!("CARGO_BIN_EXE_backtrail"), path.join("kubectl-backtrail"))?;
+        if let Some(helm) = helm() {
+            symlink(helm, path.join("helm"))?;
+        }
         let script = format!(
             "#!/bin/sh\n\
              for word in \"$@\"; do\n  test \"$word\" = exec && exec=1\ndone\n\
