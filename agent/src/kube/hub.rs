@@ -13,7 +13,7 @@ use super::Snapshot;
 use super::apply::Applier;
 use super::events::Herald;
 use super::node::{ClusterNode, Facts};
-use super::pace::{Pace, jitter};
+use super::pace::{Budget, Pace, jitter};
 use super::sum::{Raw, Reports, without_numbers};
 use super::trouble::Trouble;
 use super::watch::{Message, StateChange};
@@ -55,6 +55,8 @@ struct Hub {
     owed: Option<bool>,
     /// Of every object whose status was written.
     paced: BTreeMap<ObjectRef, Paced>,
+    /// Of all of them together.
+    budget: Budget,
     pace: Pace,
 }
 
@@ -98,6 +100,7 @@ impl Hub {
             reports: Reports::default(),
             owed: None,
             paced: BTreeMap::new(),
+            budget: Budget::new(Instant::now()),
             pace,
         }
     }
@@ -267,23 +270,33 @@ impl Hub {
         let numbers = self.pace.numbers.max(NUMBERS_PER_NODE * self.reports.len());
         let verdicts = self.reports.judge(&self.raw, now, self.pace.silent);
         self.paced.retain(|object, _| self.raw.contains_key(object));
+        let mut due = Vec::new();
         for (object, status) in verdicts {
             let Some(old) = self.raw.get(&object).map(|raw| raw.status.clone()) else { continue };
             let paced = self.paced.get(&object);
             let only_numbers = without_numbers(&old) == without_numbers(&status);
-            let due = paced.map(|it| if only_numbers { it.next.max(it.numbers) } else { it.next });
-            if old == status || due.is_some_and(|due| now < due) {
-                continue;
+            let next = paced.map(|it| if only_numbers { it.next.max(it.numbers) } else { it.next });
+            if old != status && next.is_none_or(|next| now >= next) {
+                due.push((only_numbers, next, StatusWrite { object, old, status }));
+            }
+        }
+        // Where not all can be written, those go first that have waited longest, numbers alone last.
+        due.sort_by_key(|(only_numbers, next, _)| (*only_numbers, *next));
+        for (.., write) in due {
+            if !self.budget.take(now, self.reports.len()) {
+                return;
             }
             // What does not stay is tried ever more rarely.
-            let lost = paced.filter(|it| it.written == status).map_or(0, |it| it.lost + 1);
+            let paced = self.paced.get(&write.object);
+            let lost = paced.filter(|it| it.written == write.status).map_or(0, |it| it.lost + 1);
             let again = Paced {
                 next: now + jitter(self.pace.gap * (1 << lost.min(5))),
                 numbers: now + jitter(numbers),
-                written: status.clone(),
+                written: write.status.clone(),
                 lost,
             };
-            if writes.try_send(StatusWrite { object: object.clone(), old, status }).is_ok() {
+            let object = write.object.clone();
+            if writes.try_send(write).is_ok() {
                 self.paced.insert(object, again);
             }
         }

@@ -44,6 +44,38 @@ pub(super) fn jitter(time: Duration) -> Duration {
     time + time.mul_f64(0.1 * random as f64 / 65_536.0)
 }
 
+/// Events that writing the status of objects may cause, a second: every agent hears of every write.
+const EVENTS_PER_SECOND: f64 = 5000.0;
+/// What was not used is saved up, for so long.
+const SAVED: Duration = Duration::from_secs(10);
+
+/// How much may be written of what every node follows: the more nodes, the fewer writes.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// Events; less than none after a write that went beyond.
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: EVENTS_PER_SECOND * SAVED.as_secs_f64(), at: now }
+    }
+
+    /// Takes one write that so many nodes hear of; tells whether it may be made.
+    pub(super) fn take(&mut self, now: Instant, nodes: u32) -> bool {
+        let most = EVENTS_PER_SECOND * SAVED.as_secs_f64();
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + passed * EVENTS_PER_SECOND).min(most);
+        self.at = now;
+        let may = self.left > 0.0;
+        if may {
+            self.left -= f64::from(nodes);
+        }
+        may
+    }
+}
+
 /// When a value may be written: not twice within the gap, not without a change, and as a heartbeat.
 #[derive(Debug)]
 pub(super) struct Pacer<T> {
@@ -116,6 +148,24 @@ mod tests {
     fn what_fails_is_tried_ever_more_rarely() {
         let count = writes(Duration::from_secs(600), |second| second, false);
         assert!((5..=7).contains(&count), "{count} in ten minutes");
+    }
+
+    #[test]
+    fn the_more_nodes_the_fewer_writes() {
+        // 200 objects whose sums are another every 2 s.
+        let writes = |nodes: u32, seconds: u64| {
+            let begin = Instant::now();
+            let mut budget = Budget::new(begin);
+            let looks = (0..seconds).step_by(2).map(|second| begin + Duration::from_secs(second));
+            let takes = looks.map(|now| (0..200).filter(|_| budget.take(now, nodes)).count());
+            takes.sum::<usize>()
+        };
+        assert_eq!(writes(20, 2), 200, "few nodes do not notice it");
+        assert_eq!(writes(5000, 2), 10, "what was saved up answers an edit at once");
+        let count = writes(5000, 600);
+        assert!((600..=620).contains(&count), "5,000 events a second: {count} writes in ten minutes");
+        let count = writes(500, 600);
+        assert!((6000..=6200).contains(&count), "{count} writes in ten minutes");
     }
 
     #[test]

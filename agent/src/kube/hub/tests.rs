@@ -5,28 +5,38 @@ use crate::api::{API_VERSION, NodeRoutingState, NodeRoutingStateStatus, ObjectSt
 
 /// A hub that has heard of everything: one object, and one node that has it in force.
 fn hub() -> Hub {
+    hub_of(&["red".to_owned()], 1)
+}
+
+/// The same with more objects, and nodes that have them all in force.
+fn hub_of(objects: &[String], nodes: u32) -> Hub {
     let mut hub = Hub::new(Pace::default());
     hub.answered.extend(KINDS.iter().map(|(kind, _)| *kind).chain(["Node"]));
-    let import = json!({
-        "apiVersion": API_VERSION,
-        "kind": "RouteImport",
-        "metadata": {"name": "red", "generation": 1},
-        "spec": {"from": {"table": 5000}, "into": {"table": 10_000}, "allowed": {"mode": "All"}},
-    });
-    hub.take(Message::Object("RouteImport", Change::Put(import)));
-    let entry = ObjectStatus {
-        kind: "RouteImport".into(),
-        name: "red".into(),
-        accepted: true,
-        reason: reason::VALID.into(),
-        message: String::new(),
-        generation: Some(1),
-    };
-    let mut state = NodeRoutingState::new("w1", Default::default());
-    state.status = Some(NodeRoutingStateStatus { objects: vec![entry], ..Default::default() });
-    for change in [StateChange::Begin, StateChange::Put(Box::new(state)), StateChange::End] {
-        hub.take(Message::State(change));
+    let mut entries = Vec::new();
+    for name in objects {
+        let import = json!({
+            "apiVersion": API_VERSION,
+            "kind": "RouteImport",
+            "metadata": {"name": name, "generation": 1},
+            "spec": {"from": {"table": 5000}, "into": {"table": 10_000}, "allowed": {"mode": "All"}},
+        });
+        hub.take(Message::Object("RouteImport", Change::Put(import)));
+        entries.push(ObjectStatus {
+            kind: "RouteImport".into(),
+            name: name.clone(),
+            accepted: true,
+            reason: reason::VALID.into(),
+            message: String::new(),
+            generation: Some(1),
+        });
     }
+    hub.take(Message::State(StateChange::Begin));
+    for node in 1..=nodes {
+        let mut state = NodeRoutingState::new(&format!("w{node}"), Default::default());
+        state.status = Some(NodeRoutingStateStatus { objects: entries.clone(), ..Default::default() });
+        hub.take(Message::State(StateChange::Put(Box::new(state))));
+    }
+    hub.take(Message::State(StateChange::End));
     hub
 }
 
@@ -62,6 +72,24 @@ fn a_status_that_does_not_stay_is_written_ever_more_rarely() {
     for count in [refused, pruned] {
         assert!((10..=20).contains(&count), "{count} writes in an hour");
     }
+}
+
+#[test]
+fn where_not_all_can_be_written_each_has_its_turn() {
+    let objects: Vec<String> = (0..30).map(|n| format!("import-{n:02}")).collect();
+    let (mut hub, begin) = (hub_of(&objects, 5000), Instant::now());
+    let (writes, mut queue) = mpsc::channel(64);
+    let mut seen: Vec<BTreeSet<String>> = Vec::new();
+    // None of them stays: those that were written first are due again before the last.
+    for second in (0..=30).step_by(2) {
+        hub.sum_up(&writes, begin + Duration::from_secs(second));
+        let now = std::iter::from_fn(|| queue.try_recv().ok()).map(|write| write.object.name);
+        seen.push(now.collect());
+    }
+    assert_eq!(seen[0].len(), 10, "what was saved up: {seen:?}");
+    assert!(seen[1..].iter().all(|now| now.len() <= 2), "5,000 events a second: {seen:?}");
+    let all: BTreeSet<_> = seen.into_iter().flatten().collect();
+    assert_eq!(all.len(), 30, "{all:?}");
 }
 
 #[test]
