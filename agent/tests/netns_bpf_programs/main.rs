@@ -2,7 +2,6 @@
 //!
 //! `BACKTRAIL_BPF_OBJECT` names another object than the embedded one.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
-#![expect(unsafe_code, reason = "no crate here opens a tun device")]
 
 mod harness;
 mod learn;

@@ -1,13 +1,12 @@
 //! Devices without L2 header, with real packets: BPF_PROG_TEST_RUN knows Ethernet only.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType, tc};
 use backtrail_ebpf_common::maps::{self, Iface};
+use backtrail_lab::open_tun;
 
 use crate::frames::{self, V4};
 use crate::harness::{BAD, GOOD, Node};
@@ -16,24 +15,9 @@ const TUN: &str = "tun9";
 /// The node's address on `good`.
 const SERVICE: &str = "10.1.0.1";
 
-/// A tun device of the calling thread's namespace, up; packets go through the file, without headers of its own.
-fn open_tun(node: &mut Node<'_>) -> File {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .unwrap();
-    // SAFETY: an integer struct, for which zeros are a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(TUN.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap();
-    // SAFETY: the file is open, the request lives during the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
-    node.namespace.run(&format!("ip link set {TUN} up")).unwrap();
+/// A tun device that the programs know.
+fn add_tun(node: &mut Node<'_>) -> File {
+    let file = open_tun(node.namespace, TUN).unwrap();
     node.add_device(TUN);
     file
 }
@@ -49,7 +33,7 @@ fn attach(node: &mut Node<'_>, device: &str, program: &str, direction: TcAttachT
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_request_by_a_tunnel_is_answered_by_it() {
     Node::run(|node| {
-        let mut tun = open_tun(node);
+        let mut tun = add_tun(node);
         let iface = Iface { l2_length: 0, mac: [0; 6], ..node.listed(TUN, GOOD) };
         node.set_iface(iface);
         let path = maps::Path { l2_length: 0, mac: [0; 6], ..node.auto_path(TUN, 4) };
@@ -75,7 +59,7 @@ fn a_request_by_a_tunnel_is_answered_by_it() {
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_reply_that_would_leave_by_a_tunnel_gets_its_l2_header() {
     Node::run(|node| {
-        let _tun = open_tun(node);
+        let _tun = add_tun(node);
         node.namespace.run(&format!("ip route replace default dev {TUN}")).unwrap();
         let iface = Iface { l2_length: 0, mac: [0; 6], path4: 0, path6: 0, ..node.listed(TUN, BAD) };
         node.set_iface(iface);

@@ -17,4 +17,5 @@ mod rig;
 mod scope;
 mod sink;
 mod traffic;
+mod tunnels;
 mod wireguard;

@@ -34,6 +34,7 @@ mod sniffer;
 mod suite;
 mod traffic;
 pub mod transfer;
+mod tun;
 pub mod ways;
 
 pub use agent::{Agent, AgentOptions, CAPABILITIES, InCluster};
@@ -52,6 +53,7 @@ pub use raw::{send_packet, send_packet_by};
 pub use sniffer::{Direction, Frame, Sniffer};
 pub use suite::{Suite, cache_dir, debian_sources, obtain_suite, root_of, with_suite};
 pub use traffic::{TcpEcho, UdpEcho, ping, tcp_exchange, udp_exchange};
+pub use tun::{TunPair, open_tun};
 
 use std::time::{Duration, Instant};
 

@@ -27,8 +27,8 @@ fn order(state: &ReturnPathState) -> Finding {
         Severity::Warning,
         Check::TcxOrder,
         format!("other programs come before ours: {}", some_of(&later)),
-        "one that ends the chain with TC_ACT_OK hides packets from ours",
-        "list them with `bpftool net show`; start them after Backtrail, or have them return TCX_NEXT",
+        "one that ends the chain (TC_ACT_OK, a redirect) hides packets from ours",
+        "list them with `bpftool net show` and `tc filter show`; start them after Backtrail, give filters a preference above 1, or have them return TCX_NEXT",
     )
 }
 
