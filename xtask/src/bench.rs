@@ -40,8 +40,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         cargo::build(&["-p", "backtrail", "-p", "backtrail-bench", "--release"])?;
         tools::privileged(program)
     };
-    command.args(&args.arguments).arg("--agent").arg(built.join("release/backtrail"));
-    command.arg("--out").arg(built.join("bench"));
+    command.args(&args.arguments);
+    for (option, ours) in [("--agent", built.join("release/backtrail")), ("--out", built.join("bench"))] {
+        let given = |argument: &String| argument.split('=').next() == Some(option);
+        if !args.arguments.iter().any(given) {
+            command.arg(option).arg(ours);
+        }
+    }
     let status = command.status().context("cannot start the benchmark")?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

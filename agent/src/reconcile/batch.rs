@@ -62,6 +62,9 @@ impl Engine {
             return self.submit(ops);
         }
         self.emit_nexthops(&mut ops, now);
+        if self.burst.is_growing(now) {
+            return self.submit(ops);
+        }
         while ops.ops.len() < MAX_BATCH {
             if !self.room.is_empty() {
                 self.use_room(now);
@@ -69,6 +72,7 @@ impl Engine {
             let some: SmallVec<[Slot; AT_ONCE]> =
                 std::iter::from_fn(|| self.queue.pop()).take(AT_ONCE).collect();
             if some.is_empty() {
+                self.burst.over();
                 break;
             }
             self.rib.warm_records(some.iter().copied());

@@ -43,6 +43,7 @@ impl Engine {
         if !self.changed_ids.is_empty() {
             self.nexthops_changed(now);
         }
+        self.burst.fed(self.queue.len(), now);
     }
 
     fn learn(&mut self, updates: &[Update], now: Instant) {

@@ -39,7 +39,7 @@ pub use self::devices::device_ops;
 use self::evaluate::Outcome;
 use self::feedback::Answers;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
-use self::queue::Queue;
+use self::queue::{Burst, Queue};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
 pub use self::rules::{RuleChanges, diff_rules, held_back};
 use self::tally::{Judgements, Tallies};
@@ -158,6 +158,7 @@ pub struct Engine {
     direct_ids: FxHashSet<u32>,
     changed_ids: FxHashSet<u32>,
     queue: Queue,
+    burst: Burst,
     failures: FxHashMap<Slot, Failure>,
     retries: BTreeSet<(Instant, Slot)>,
     tallies: Tallies,
@@ -215,6 +216,7 @@ impl Engine {
             direct_ids: FxHashSet::default(),
             changed_ids: FxHashSet::default(),
             queue: Queue::default(),
+            burst: Burst::default(),
             failures: FxHashMap::default(),
             retries: BTreeSet::new(),
             tallies: Tallies::default(),
@@ -461,12 +463,13 @@ impl Engine {
         let holds = self.plan.imports.iter().zip(&self.held).filter(|(_, held)| **held);
         let holds = holds.filter_map(|(import, _)| self.feed.hold_until(import.import.on_feed_loss.into()));
         let retry = self.retries.first().map(|(at, _)| *at);
-        holds.chain(retry).chain(self.nexthop_retry).min()
+        holds.chain(retry).chain(self.nexthop_retry).chain(self.burst.until()).min()
     }
 
     /// Time has passed: ends holds, tries again what was refused.
     pub fn tick(&mut self, now: Instant) {
         self.release_holds(now);
+        self.burst.is_growing(now);
         while let Some((at, slot)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
             self.retries.remove(&(at, slot));
             if let Some(failure) = self.failures.get_mut(&slot) {

@@ -1,56 +1,209 @@
-//! Entries that wait to be evaluated, in the order that the kernel takes best: none.
+//! Entries that wait to be evaluated, in the order that the kernel takes best.
 //!
-//! FRR announces ascending prefixes. The kernel's trie inserts those at two thirds of its rate, and deletes them up to 40
-//! times slower than in random order.
+//! FRR announces ascending prefixes. The kernel's trie inserts those at half of its rate, and deletes them up to 40 times
+//! slower than scattered ones: neighbours make the same nodes grow and shrink again and again. It deletes fastest in the
+//! order in which it inserted, memory then being freed as it was taken. So the order is scattered, and always the same.
+
+use std::time::{Duration, Instant};
 
 use crate::rib::Slot;
 
-/// See the module. Each slot is in it once at most: the entry's flag says so.
-#[derive(Debug)]
-pub(super) struct Queue {
-    /// What the kernel holds goes first: it keeps its place under `maxRoutes`, and what is withdrawn makes room.
-    held: Vec<Slot>,
-    new: Vec<Slot>,
-    /// xorshift64*
-    random: u64,
+/// So many waiting entries are a burst, of which more will come.
+pub(super) const BURST: usize = 2048;
+/// A burst that says nothing for so long is over: the reader of the socket delivers many times in this time.
+pub(super) const BURST_QUIET: Duration = Duration::from_millis(5);
+/// The first entries of a burst wait no longer than this for the others.
+pub(super) const BURST_WAIT: Duration = Duration::from_millis(250);
+
+/// A burst of updates, which is worth being waited for: its beginning alone is no scattered order, but a corner of the
+/// address space.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    began: Option<Instant>,
+    fed: Option<Instant>,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Self { held: Vec::new(), new: Vec::new(), random: 0x9e37_79b9_7f4a_7c15 }
+impl Burst {
+    /// Updates came, and now `waiting` entries wait.
+    pub(super) fn fed(&mut self, waiting: usize, now: Instant) {
+        if waiting >= BURST {
+            self.began.get_or_insert(now);
+            self.fed = Some(now);
+        }
     }
+
+    /// Nothing waits any more.
+    pub(super) fn over(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether there is more to be expected before anything is written.
+    pub(super) fn is_growing(&mut self, now: Instant) -> bool {
+        let growing = self.until().is_some_and(|until| now < until);
+        if !growing {
+            self.fed = None;
+        }
+        growing
+    }
+
+    /// Until when there is more to be expected.
+    pub(super) fn until(&self) -> Option<Instant> {
+        Some((self.began? + BURST_WAIT).min(self.fed? + BURST_QUIET))
+    }
+}
+
+/// See the module. Each slot is in it once at most.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// What the kernel holds goes first: it keeps its place under `maxRoutes`, and what is withdrawn makes room.
+    held: Sweep,
+    new: Sweep,
 }
 
 impl Queue {
-    /// Empty buffers that are longer than this are given back.
-    const SPARE: usize = 8192;
-
     pub(super) fn push(&mut self, slot: Slot, held: bool) {
-        if held { self.held.push(slot) } else { self.new.push(slot) }
+        if held { self.held.push(slot.index()) } else { self.new.push(slot.index()) }
     }
 
     pub(super) fn pop(&mut self) -> Option<Slot> {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let draw = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        let slots = if self.held.is_empty() { &mut self.new } else { &mut self.held };
-        if slots.is_empty() {
-            return None;
-        }
-        let index = (draw * slots.len() as u64) >> 32;
-        let slot = slots.swap_remove(usize::try_from(index).unwrap_or_default());
-        if slots.is_empty() {
-            slots.shrink_to(Self::SPARE);
-        }
-        Some(slot)
+        self.held.pop().or_else(|| self.new.pop()).map(Slot::at_index)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.held.len() + self.new.len()
+        self.held.len + self.new.len
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.new.is_empty()
+        self.len() == 0
+    }
+}
+
+/// Slots that are next to each other and stay so: their records share cache lines, and the kernel minds so few neighbours
+/// little.
+const RUN: u32 = 2;
+/// Runs of the smallest sweep; of others, larger powers of two.
+const MIN_RUNS: u32 = 256;
+const BITS: u32 = u64::BITS;
+
+/// A set of slots that is gone through round and round: a bit for each, run by run, in strides of the golden section. However
+/// many runs have been passed, they lie evenly among all.
+#[derive(Debug, Default)]
+struct Sweep {
+    words: Vec<u64>,
+    /// Bit of the slot that was taken last.
+    at: u32,
+    len: usize,
+}
+
+impl Sweep {
+    fn runs(&self) -> u32 {
+        u32::try_from(self.words.len()).unwrap_or(u32::MAX).saturating_mul(BITS / RUN)
+    }
+
+    /// From one run to the next in a sweep of so many; odd, therefore it comes by all.
+    fn stride(runs: u32) -> u32 {
+        // 2^32 over the golden ratio.
+        u32::try_from((u64::from(runs) * 0x9e37_79b9) >> 32).unwrap_or(1) | 1
+    }
+
+    /// The number that undoes a multiplication by `stride` in 32 bits, and so below any power of two: Newton's method, each
+    /// step of which doubles the three bits that are right at first.
+    fn inverse(stride: u32) -> u32 {
+        (0..4)
+            .fold(stride, |inverse, _| inverse.wrapping_mul(2u32.wrapping_sub(stride.wrapping_mul(inverse))))
+    }
+
+    fn push(&mut self, slot: u32) {
+        let run = slot / RUN;
+        if run >= self.runs() {
+            self.grow(run);
+        }
+        let place = run.wrapping_mul(Self::inverse(Self::stride(self.runs()))) & (self.runs() - 1);
+        let bit = place * RUN + slot % RUN;
+        if let Some(word) = self.words.get_mut((bit / BITS) as usize) {
+            let mask = 1 << (bit % BITS);
+            self.len += usize::from(*word & mask == 0);
+            *word |= mask;
+        }
+    }
+
+    /// Makes room for a run.
+    fn grow(&mut self, run: u32) {
+        let mut waiting = Vec::with_capacity(self.len);
+        waiting.extend(std::iter::from_fn(|| self.pop()));
+        let runs = (run + 1).next_power_of_two().max(MIN_RUNS);
+        *self = Self { words: vec![0; (runs / (BITS / RUN)) as usize], at: 0, len: 0 };
+        waiting.into_iter().for_each(|slot| self.push(slot));
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        if self.len == 0 {
+            return None;
+        }
+        let first = (self.at / BITS) as usize;
+        // The word where the last one was, from there on; the others; what is before it in that word.
+        let ahead = self.words.get(first)? & (u64::MAX << (self.at % BITS));
+        let word = if ahead != 0 {
+            first
+        } else {
+            let is_set = |index: &usize| self.words.get(*index).is_some_and(|word| *word != 0);
+            (first + 1..self.words.len()).chain(0..=first).find(is_set)?
+        };
+        let bits = self.words.get_mut(word)?;
+        let bit = if ahead != 0 { ahead } else { *bits }.trailing_zeros();
+        *bits &= !(1 << bit);
+        self.len -= 1;
+        self.at = u32::try_from(word).ok()? * BITS + bit;
+        let run = (self.at / RUN).wrapping_mul(Self::stride(self.runs())) & (self.runs() - 1);
+        Some(run * RUN + self.at % RUN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(sweep: &mut Sweep) -> Vec<u32> {
+        std::iter::from_fn(|| sweep.pop()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn each_slot_comes_out_once(steps in prop::collection::vec((0..200_000_u32, any::<bool>()), 1..400)) {
+            let (mut sweep, mut expected) = (Sweep::default(), BTreeSet::new());
+            for (slot, pop) in steps {
+                sweep.push(slot);
+                expected.insert(slot);
+                prop_assert_eq!(sweep.len, expected.len());
+                if pop {
+                    let slot = sweep.pop().expect("not empty");
+                    prop_assert!(expected.remove(&slot));
+                }
+            }
+            let rest = drain(&mut sweep);
+            prop_assert_eq!(rest.len(), expected.len());
+            prop_assert_eq!(rest.into_iter().collect::<BTreeSet<_>>(), expected);
+            prop_assert_eq!(sweep.len, 0);
+        }
+    }
+
+    #[test]
+    fn the_order_is_scattered_and_always_the_same() {
+        let mut sweep = Sweep::default();
+        (0..100_000).for_each(|slot| sweep.push(slot));
+        let first = drain(&mut sweep);
+        (0..100_000).rev().for_each(|slot| sweep.push(slot));
+        let again = drain(&mut sweep);
+        let start = again.iter().position(|slot| *slot == first[0]).expect("all are there");
+        assert_eq!([&again[start..], &again[..start]].concat(), first);
+        // Wherever one looks, any thousand of them come from everywhere.
+        for some in first.chunks_exact(1000) {
+            let tenths: BTreeSet<u32> = some.iter().map(|slot| slot / 10_000).collect();
+            assert_eq!(tenths.len(), 10);
+        }
     }
 }

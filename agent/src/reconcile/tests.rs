@@ -5,6 +5,7 @@ mod devices;
 mod failover;
 mod fake;
 mod feedback;
+mod limits;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use self::fake::Kernel;
 use super::tally::{Class, Tallies};
 use super::{Engine, RouteView};
 use crate::intent::types::*;
+use crate::model::ops::Batch;
 use crate::model::{Link, NeighbourState, RouteTarget, Special};
 use crate::plan::{Links, NodeFacts, Plan, PlanInput};
 use crate::status::reason;
@@ -190,11 +192,15 @@ impl Bench {
                 }
                 continue;
             };
-            let done = self.kernel.apply(batch);
-            self.engine.batch_done(&done, self.now);
+            self.apply(batch);
             self.listen();
         }
         panic!("does not converge");
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        let done = self.kernel.apply(batch);
+        self.engine.batch_done(&done, self.now);
     }
 
     /// What is counted as it changes is what a count of everything comes to.
@@ -463,64 +469,6 @@ fn what_somebody_deletes_is_put_back() {
 }
 
 #[test]
-fn the_limit_rejects_new_prefixes_until_there_is_room() {
-    let mut spec = import(5000, 254);
-    spec.max_routes = 2;
-    let mut bench = Bench::new(vec![spec]);
-    bench.say(&[hop(11, "10.0.1.1", 2)]);
-    for i in 1..=4 {
-        bench.say(&[route(&format!("100.64.{i}.0/24"), 11)]);
-    }
-    assert_eq!(bench.fib(254).len(), 2);
-    assert_eq!(bench.engine.counts().imports[0].programmed, 2);
-    assert_eq!(bench.engine.counts().rejected.get(reason::MAX_ROUTES), Some(&2));
-    bench.replan();
-    bench.settle();
-    assert_eq!(bench.via("100.64.1.0/24"), ["10.0.1.1"], "a new plan does not shuffle who is in");
-    bench.say(&[withdraw("100.64.1.0/24")]);
-    assert_eq!(bench.fib(254).len(), 2, "one of the others took the room");
-}
-
-#[test]
-fn a_restart_neither_exceeds_the_limit_nor_shuffles_who_is_in() {
-    let mut spec = import(5000, 254);
-    spec.max_routes = 2;
-    let mut bench = Bench::new(vec![spec]);
-    let announce = |order: &[u8]| {
-        let routes = order.iter().map(|i| route(&format!("100.64.{i}.0/24"), 11));
-        [hop(11, "10.0.1.1", 2)].into_iter().chain(routes).collect::<Vec<_>>()
-    };
-    bench.say(&announce(&[1, 2]));
-    bench.say(&announce(&[3, 4]));
-    bench.replayed();
-    let before = bench.fib(254);
-    let operations = bench.operations(|bench| {
-        bench.restart();
-        bench.connect(PID);
-        // The others come first this time.
-        bench.say(&announce(&[4, 3]));
-        assert_eq!(bench.fib(254).len(), 2, "what is not confirmed yet keeps its room");
-        bench.say(&announce(&[2, 1]));
-        bench.replayed();
-    });
-    assert_eq!((operations, bench.fib(254)), (0, before));
-    // One of them is not announced any more: its room is free once the replay is whole.
-    bench.restart();
-    bench.connect(PID);
-    bench.say(&announce(&[4, 3, 2]));
-    bench.replayed();
-    assert_eq!(bench.fib(254).len(), 2);
-    assert!(bench.via("100.64.1.0/24").is_empty() && !bench.via("100.64.2.0/24").is_empty());
-    // A lower limit holds for what an earlier agent left too.
-    bench.intent.imports[0].max_routes = 1;
-    bench.restart();
-    bench.connect(PID);
-    bench.say(&announce(&[4, 3, 2]));
-    bench.replayed();
-    assert_eq!(bench.fib(254).len(), 1);
-}
-
-#[test]
 fn default_routes_need_leave_and_carry_their_gateways_in_main() {
     let mut bench = Bench::new(vec![import(5000, 254)]);
     bench.say(&[hop(11, "10.0.1.1", 2), route("0.0.0.0/0", 11), route("0.0.0.0/1", 11)]);
@@ -586,28 +534,6 @@ fn blackholes_keep_their_kind() {
         let found = bench.kernel.routes.values().find(|route| route.key.prefix == net(prefix)).unwrap();
         assert_eq!(found.target, RouteTarget::Special(special));
     }
-}
-
-#[test]
-fn what_waits_is_counted_and_the_limit_with_it() {
-    let mut limited = import(5000, 254);
-    limited.max_routes = 3;
-    let mut bench = Bench::new(vec![limited]);
-    two_paths(&mut bench);
-    let before = bench.engine.would_change();
-    assert_eq!(before.total(), 0, "{before:?}");
-    // Nobody asks for batches: what FRR says is learned and not written.
-    let updates = [withdraw("100.64.1.0/24"), route("100.64.7.0/24", 11), route("100.64.8.0/24", 11)];
-    bench.engine.fpm_updates(&updates, bench.now);
-    let waiting = bench.engine.would_change();
-    assert_eq!((waiting.add, waiting.replace, waiting.delete), (1, 0, 1), "room for one");
-    bench.settle();
-    assert_eq!(bench.engine.would_change().total(), 0);
-    assert_eq!(bench.fib(254).len(), 3);
-    bench.links.get_mut(&2).unwrap().up = false;
-    bench.kernel.set_link(2, false);
-    bench.replan();
-    assert_eq!(bench.engine.would_change().total(), 0, "what has no way out cannot be made");
 }
 
 #[test]

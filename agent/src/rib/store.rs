@@ -17,6 +17,20 @@ use super::{Answer, Generation, Learned, LearnedTarget};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(u32);
 
+impl Slot {
+    /// Its place among all records: neighbours are there what was learned one after the other.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The slot at an index.
+    #[must_use]
+    pub const fn at_index(index: u32) -> Self {
+        Self(index)
+    }
+}
+
 /// Number of what an entry is for, below 65,535; and of an FPM table, within the store.
 pub type Scope = u16;
 

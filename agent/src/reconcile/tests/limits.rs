@@ -1,0 +1,137 @@
+//! Bounds: of routes, and of the time for which the beginning of a burst waits for its end.
+
+use super::super::queue::{BURST, BURST_QUIET, BURST_WAIT};
+use super::*;
+use crate::model::ops::RouteOp;
+
+#[test]
+fn the_limit_rejects_new_prefixes_until_there_is_room() {
+    let mut spec = import(5000, 254);
+    spec.max_routes = 2;
+    let mut bench = Bench::new(vec![spec]);
+    bench.say(&[hop(11, "10.0.1.1", 2)]);
+    for i in 1..=4 {
+        bench.say(&[route(&format!("100.64.{i}.0/24"), 11)]);
+    }
+    assert_eq!(bench.fib(254).len(), 2);
+    assert_eq!(bench.engine.counts().imports[0].programmed, 2);
+    assert_eq!(bench.engine.counts().rejected.get(reason::MAX_ROUTES), Some(&2));
+    bench.replan();
+    bench.settle();
+    assert_eq!(bench.via("100.64.1.0/24"), ["10.0.1.1"], "a new plan does not shuffle who is in");
+    bench.say(&[withdraw("100.64.1.0/24")]);
+    assert_eq!(bench.fib(254).len(), 2, "one of the others took the room");
+}
+
+#[test]
+fn a_restart_neither_exceeds_the_limit_nor_shuffles_who_is_in() {
+    let mut spec = import(5000, 254);
+    spec.max_routes = 2;
+    let mut bench = Bench::new(vec![spec]);
+    let announce = |order: &[u8]| {
+        let routes = order.iter().map(|i| route(&format!("100.64.{i}.0/24"), 11));
+        [hop(11, "10.0.1.1", 2)].into_iter().chain(routes).collect::<Vec<_>>()
+    };
+    bench.say(&announce(&[1, 2]));
+    bench.say(&announce(&[3, 4]));
+    bench.replayed();
+    let before = bench.fib(254);
+    let operations = bench.operations(|bench| {
+        bench.restart();
+        bench.connect(PID);
+        // The others come first this time.
+        bench.say(&announce(&[4, 3]));
+        assert_eq!(bench.fib(254).len(), 2, "what is not confirmed yet keeps its room");
+        bench.say(&announce(&[2, 1]));
+        bench.replayed();
+    });
+    assert_eq!((operations, bench.fib(254)), (0, before));
+    // One of them is not announced any more: its room is free once the replay is whole.
+    bench.restart();
+    bench.connect(PID);
+    bench.say(&announce(&[4, 3, 2]));
+    bench.replayed();
+    assert_eq!(bench.fib(254).len(), 2);
+    assert!(bench.via("100.64.1.0/24").is_empty() && !bench.via("100.64.2.0/24").is_empty());
+    // A lower limit holds for what an earlier agent left too.
+    bench.intent.imports[0].max_routes = 1;
+    bench.restart();
+    bench.connect(PID);
+    bench.say(&announce(&[4, 3, 2]));
+    bench.replayed();
+    assert_eq!(bench.fib(254).len(), 1);
+}
+
+#[test]
+fn what_waits_is_counted_and_the_limit_with_it() {
+    let mut limited = import(5000, 254);
+    limited.max_routes = 3;
+    let mut bench = Bench::new(vec![limited]);
+    two_paths(&mut bench);
+    let before = bench.engine.would_change();
+    assert_eq!(before.total(), 0, "{before:?}");
+    // Nobody asks for batches: what FRR says is learned and not written.
+    let updates = [withdraw("100.64.1.0/24"), route("100.64.7.0/24", 11), route("100.64.8.0/24", 11)];
+    bench.engine.fpm_updates(&updates, bench.now);
+    let waiting = bench.engine.would_change();
+    assert_eq!((waiting.add, waiting.replace, waiting.delete), (1, 0, 1), "room for one");
+    bench.settle();
+    assert_eq!(bench.engine.would_change().total(), 0);
+    assert_eq!(bench.fib(254).len(), 3);
+    bench.links.get_mut(&2).unwrap().up = false;
+    bench.kernel.set_link(2, false);
+    bench.replan();
+    assert_eq!(bench.engine.would_change().total(), 0, "what has no way out cannot be made");
+}
+
+/// So many routes from `first` on, by the group 20.
+fn burst(first: usize, count: usize) -> Vec<Update> {
+    let prefix = |i: usize| format!("100.{}.{}.0/24", 64 + i / 256, i % 256);
+    (first..first + count).map(|i| route(&prefix(i), 20)).collect()
+}
+
+/// Two paths in the group 20.
+fn with_group() -> Bench {
+    let mut bench = Bench::new(vec![import(5000, 254)]);
+    bench.say(&[hop(11, "10.0.1.1", 2), hop(12, "10.0.2.1", 3), group(20, &[(11, 1), (12, 1)])]);
+    bench
+}
+
+#[test]
+fn a_burst_is_gathered_before_it_is_written() {
+    let mut bench = with_group();
+    bench.say(&burst(0, 10));
+    assert_eq!(bench.fib(254).len(), 10, "a few routes wait for nothing");
+    bench.engine.fpm_updates(&burst(10, BURST), bench.now);
+    assert!(bench.engine.next_batch(bench.now).is_none());
+    assert_eq!(bench.engine.deadline(), Some(bench.now + BURST_QUIET), "it wakes when nothing follows");
+    // A path that dies does not wait.
+    let gateway = "10.0.1.1".parse().unwrap();
+    bench.engine.neighbour_changed(2, gateway, Some(NeighbourState::Failed), bench.now);
+    let batch = bench.engine.next_batch(bench.now).expect("the group");
+    assert!(matches!(batch.ops[..], [RouteOp::ReplaceNexthop(_)]));
+    bench.apply(batch);
+    bench.now += BURST_QUIET;
+    bench.settle();
+    assert_eq!(bench.fib(254).len(), 10 + BURST);
+    assert!(bench.engine.deadline().is_none_or(|at| at > bench.now), "it does not wake for what is over");
+}
+
+#[test]
+fn a_burst_without_end_is_written_all_the_same() {
+    let mut bench = with_group();
+    let (began, mut fed) = (bench.now, 0);
+    let batch = loop {
+        let more = if fed == 0 { BURST } else { 10 };
+        bench.engine.fpm_updates(&burst(fed, more), bench.now);
+        fed += more;
+        if let Some(batch) = bench.engine.next_batch(bench.now) {
+            break batch;
+        }
+        bench.now += BURST_QUIET / 2;
+    };
+    assert_eq!(bench.now - began, BURST_WAIT);
+    bench.apply(batch);
+    bench.settle();
+    assert_eq!(bench.fib(254).len(), fed);
+}
