@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::Phase;
 
 const CACHE: &str = "ip_fib_alias ";
+/// Far longer than RCU takes.
+const GRACE: Duration = Duration::from_secs(2);
 const EVERY: Duration = Duration::from_millis(5);
 /// For a million routes programmed by the slowest contender on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
@@ -47,26 +49,30 @@ pub(crate) struct Seen {
     pub(crate) last: Duration,
 }
 
-/// Watches `count` routes come or go; gives up when `failed` is set.
+/// Watches `count` routes come or go; gives up when `failed` is set, and when `is_done` knows better.
 pub(crate) fn watch(
     what: &str,
     phase: Phase,
-    base: i64,
-    count: u32,
+    (base, count): (i64, u32),
     began: Instant,
     failed: &AtomicBool,
+    is_done: impl Fn() -> Result<bool>,
 ) -> Result<Seen> {
     let slack = i64::from((count / 200).max(SLACK.min(count / 10)));
     let mut first = None;
     let mut told = began;
-    loop {
+    let progress = || {
         let change = objects()? - base;
-        let done = if phase == Phase::Insert { change } else { -change };
+        anyhow::Ok(if phase == Phase::Insert { change } else { -change })
+    };
+    let all = i64::from(count) - slack;
+    loop {
+        let done = progress()?;
         let elapsed = began.elapsed();
         if done > slack {
             first.get_or_insert(elapsed);
         }
-        if done >= i64::from(count) - slack {
+        if done >= all {
             return Ok(Seen { first: first.unwrap_or(elapsed), last: elapsed });
         }
         ensure!(!failed.load(Ordering::Relaxed), "{what} failed");
@@ -75,6 +81,16 @@ pub(crate) fn watch(
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
             eprintln!("  {what}: {done} of {count} routes after {:.0} s", elapsed.as_secs_f64());
+            if !is_done()? {
+                continue;
+            }
+            // What is freed after a grace period may be counted still.
+            std::thread::sleep(GRACE);
+            ensure!(
+                progress()? >= all,
+                "{what} is done, and the kernel's count says {done} of {count}: something else on this machine adds or \
+                 removes routes; stop it and measure again"
+            );
         }
         std::thread::sleep(EVERY);
     }

@@ -250,6 +250,10 @@ fn timed(contender: &mut dyn Contender, set: &Set, phase: Phase) -> Result<Seen>
     };
     let base = fib::settle()?;
     let count = set.of(phase).len();
+    let (node, (table, protocol)) = (contender.node().clone(), contender.table());
+    let held = if phase == Phase::Withdraw { 0 } else { count };
+    let is_done =
+        || anyhow::Ok(node.enter(|| Writer::open()?.count(table, protocol, set.v6))?? as usize == held);
     let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let began = Instant::now();
@@ -257,7 +261,7 @@ fn timed(contender: &mut dyn Contender, set: &Set, phase: Phase) -> Result<Seen>
             scope.spawn(|| contender.run(set, phase).inspect_err(|_| failed.store(true, Ordering::Relaxed)));
         let seen = match &listener {
             Some(listener) => listener.watch(name, count, began, &failed),
-            None => fib::watch(name, phase, base, u32::try_from(count)?, began, &failed),
+            None => fib::watch(name, phase, (base, u32::try_from(count)?), began, &failed, is_done),
         };
         match worker.join() {
             Ok(result) => result.and(seen),
