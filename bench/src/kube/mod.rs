@@ -68,28 +68,32 @@ const REAL: &str = "w1";
 pub(crate) struct KubeArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Nodes, one of them with a real agent
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(2..=2000))]
-    nodes: u32,
-    /// Objects that concern all nodes
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=250))]
-    objects: u32,
-    /// Nodes whose states the real agent sums up in the end
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(2..=10_000))]
-    states: u32,
+    /// Nodes, one of them with a real agent [default: 500, with --quick 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=2000))]
+    nodes: Option<u32>,
+    /// Objects that concern all nodes [default: 200, with --quick 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=250))]
+    objects: Option<u32>,
+    /// Nodes whose states the real agent sums up in the end [default: 5000, with --quick no more than nodes]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    states: Option<u32>,
 }
 
 impl KubeArgs {
+    fn unless_quick(&self, given: Option<u32>, usual: u32, quick: u32) -> u32 {
+        given.unwrap_or(if self.common.quick { quick } else { usual })
+    }
+
     fn nodes(&self) -> u32 {
-        if self.common.quick { self.nodes.min(20) } else { self.nodes }
+        self.unless_quick(self.nodes, 500, 20)
     }
 
     fn objects(&self) -> u32 {
-        if self.common.quick { self.objects.min(20) } else { self.objects }
+        self.unless_quick(self.objects, 200, 20)
     }
 
     fn states(&self) -> u32 {
-        if self.common.quick { self.nodes() } else { self.states.max(self.nodes()) }
+        self.unless_quick(self.states, 5000, 0).max(self.nodes())
     }
 
     fn times(&self) -> Times {
