@@ -183,16 +183,20 @@ pub fn udp_exchange(
     anyhow::bail!("no UDP echo from {target} to {} within {} s", namespace.name(), timeout.as_secs())
 }
 
-/// Whether `target` answers one of three echo requests.
+/// Whether `target` answers an echo request within three seconds, or as many more as [`patient`] gives.
 ///
 /// # Errors
 /// When the namespace cannot be entered.
 pub fn ping(namespace: &Namespace, source: Option<IpAddr>, target: IpAddr) -> Result<bool> {
     let source = source.map(|source| format!("-I {source}")).unwrap_or_default();
-    // -c with -w: ends with the first answer, or after three seconds.
+    // -c with -w: ends with the first answer, or after that many seconds.
+    let limit = patient(Duration::from_secs(3)).as_secs();
     let status = namespace.enter(|| {
         std::process::Command::new("sh")
-            .args(["-c", &format!("exec ping -n -q -i 0.3 -c 1 -w 3 {source} {target} >/dev/null 2>&1")])
+            .args([
+                "-c",
+                &format!("exec ping -n -q -i 0.3 -c 1 -w {limit} {source} {target} >/dev/null 2>&1"),
+            ])
             .status()
     })?;
     Ok(status.context("cannot start ping: install iputils-ping")?.success())
