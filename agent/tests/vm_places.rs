@@ -162,3 +162,35 @@ fn a_qdisc_that_somebody_deleted_comes_back() -> Result<()> {
     net.node.run("tc filter add dev vdef egress pref 7 bpf bytecode '1,6 0 0 0,' || true")?;
     net.assert_steered()
 }
+
+/// Both interfaces move into a VRF device while the agent runs, and back: its flows change their zone.
+#[test]
+#[ignore = "needs VRF: cargo xtask vm"]
+fn interfaces_that_move_into_a_vrf_and_back_are_steered() -> Result<()> {
+    let net = TwoWays::new("moves")?;
+    // The echo services are to answer in every VRF.
+    net.node.sysctl("net.ipv4.tcp_l3mdev_accept", "1")?;
+    let agent = start_agent(&net.lab, &net.node, return_path(&["vred"], ""), &["vred", "vdef"])?;
+    let steered = |what: &str| -> Result<()> {
+        let is = || {
+            net.wires(|| net.tcp(VIP4)).is_ok_and(|wires| wires.are_steered())
+                && net.wires(|| net.ping(VIP4)).is_ok_and(|wires| wires.are_steered())
+        };
+        wait_until(WAIT, what, is).map(drop).with_context(|| format!("{:?}", agent.command(&["status"])))
+    };
+    steered("in main")?;
+    for round in ["first", "second"] {
+        net.node.run(&format!(
+            "ip link add red type vrf table 10001; ip link set red up; ip addr add {VIP4}/32 dev red
+             ip link set vred master red; ip link set vdef master red
+             ip route add default via 10.0.1.1 vrf red"
+        ))?;
+        steered(&format!("in the VRF, {round}"))?;
+        net.node.run(
+            "ip link set vred nomaster; ip link set vdef nomaster; ip link del red
+             ip route replace default via 10.0.1.1",
+        )?;
+        steered(&format!("back in main, {round}"))?;
+    }
+    Ok(())
+}

@@ -51,7 +51,7 @@ const BRIEF: &[(&str, &[&str])] = &[
     ("netns_cleanup", &[]),
     ("netns_bpf_programs", &["programs_stay", "learn::openers", "sink::", "steer::a_gateway"]),
     ("netns_steering", &["traffic::replies_leave_by", "life::cleanup_leaves"]),
-    ("vm_places", &["vlan_of_a_bond", "one_tuple", "a_qdisc_that"]),
+    ("vm_places", &["vlan_of_a_bond", "one_tuple", "interfaces_that_move", "a_qdisc_that"]),
 ];
 
 /// Runs the tests on the chosen kernels; the last line is `N passed, N failed, N skipped`.

@@ -1,7 +1,10 @@
 //! WireGuard between two namespaces.
 
+use std::io::Write as _;
+
 use anyhow::Result;
 use backtrail_lab::Namespace;
+use tempfile::NamedTempFile;
 
 /// The same on both sides, as is usual between nodes.
 const PORT: u16 = 51_820;
@@ -13,10 +16,12 @@ pub(crate) fn join(device: &str, ends: [(&Namespace, &str); 2]) -> Result<()> {
     let key = |space: &Namespace| Ok::<_, anyhow::Error>(space.run("wg genkey")?.trim().to_owned());
     let (key_a, key_b) = (key(a)?, key(b)?);
     for (space, own, other, at) in [(a, &key_a, &key_b, at_b), (b, &key_b, &key_a, at_a)] {
+        let mut file = NamedTempFile::new()?;
+        file.write_all(own.as_bytes())?;
         space.run(&format!(
-            "peer=$(echo {other} | wg pubkey)
-             echo {own} | wg set {device} listen-port {PORT} private-key /dev/stdin peer $peer \\
-                 allowed-ips 0.0.0.0/0,::/0 endpoint {at}:{PORT}"
+            "wg set {device} listen-port {PORT} private-key {} peer $(echo {other} | wg pubkey) \\
+                 allowed-ips 0.0.0.0/0,::/0 endpoint {at}:{PORT}",
+            file.path().display()
         ))?;
     }
     Ok(())
