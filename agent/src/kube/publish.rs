@@ -17,6 +17,8 @@ use super::watch::Message;
 use crate::api::{API_VERSION, NodeRoutingState, NodeRoutingStateStatus};
 use crate::control::{Call, Request, Response};
 
+/// The longest pause after a late answer, in looks.
+const LOOKS_LEFT_OUT: u32 = 15;
 /// Longest field manager that an API server takes, bytes.
 const MAX_MANAGER: usize = 128;
 
@@ -42,8 +44,9 @@ pub(super) async fn run(
         let began = Instant::now();
         let Some(status) = ask(&calls).await else { return };
         let now = Instant::now();
-        // Counting a million routes takes a while: at most a fiftieth of the daemon's time goes into it.
-        pause = pace.look.max((now - began) * 50);
+        // Counting a million routes takes a while: a fiftieth of the daemon's time may go into it. An answer may also be late
+        // because the daemon, or this thread, has other work, so the pause has an end.
+        pause = ((now - began) * 50).clamp(pace.look, pace.look * LOOKS_LEFT_OUT);
         let Some(mut status) = status else { continue };
         let essence = essence(&status);
         if !pacer.due(now, &essence) {
