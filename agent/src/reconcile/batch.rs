@@ -62,23 +62,23 @@ impl Engine {
             return self.submit(ops);
         }
         self.emit_nexthops(&mut ops, now);
-        if self.burst.is_growing(now) {
-            return self.submit(ops);
-        }
+        let growing = self.burst.is_growing(now);
         while ops.ops.len() < MAX_BATCH {
             if !self.room.is_empty() {
                 self.use_room(now);
             }
             let some: SmallVec<[Slot; AT_ONCE]> =
-                std::iter::from_fn(|| self.queue.pop()).take(AT_ONCE).collect();
+                std::iter::from_fn(|| self.queue.pop(growing)).take(AT_ONCE).collect();
             if some.is_empty() {
-                self.burst.over();
                 break;
             }
             self.rib.warm_records(some.iter().copied());
             for slot in some {
                 self.reconcile(slot, &mut ops, now);
             }
+        }
+        if self.queue.is_empty() {
+            self.burst.over();
         }
         self.answer_united();
         let idle = ops.ops.is_empty() && self.in_flight.is_empty() && self.queue.is_empty();

@@ -3,6 +3,10 @@
 //! FRR announces ascending prefixes. The kernel's trie inserts those at half of its rate, and deletes them up to 40 times
 //! slower than scattered ones: neighbours make the same nodes grow and shrink again and again. It deletes fastest in the
 //! order in which it inserted, memory then being freed as it was taken. So the order is scattered, and always the same.
+//!
+//! What is known of a burst is its beginning, a corner of the address space. Were that written whole, the corner would be full
+//! and the rest empty, or the other way round, which costs the trie as much (`update_suffix` looks for the next short prefix
+//! from the low end on). So while a burst grows only a part of it is written, evenly thinned.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +16,10 @@ use crate::rib::Slot;
 pub(super) const BURST: usize = 2048;
 /// A burst that says nothing for so long is over: the reader of the socket delivers many times in this time.
 pub(super) const BURST_QUIET: Duration = Duration::from_millis(5);
-/// The first entries of a burst wait no longer than this for the others.
-pub(super) const BURST_WAIT: Duration = Duration::from_millis(250);
+/// Most entries of a burst wait no longer than this for the others.
+pub(super) const BURST_WAIT: Duration = Duration::from_secs(1);
 
-/// A burst of updates, which is worth being waited for: its beginning alone is no scattered order, but a corner of the
-/// address space.
+/// A burst of updates, which is worth being waited for.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     began: Option<Instant>,
@@ -37,7 +40,7 @@ impl Burst {
         *self = Self::default();
     }
 
-    /// Whether there is more to be expected before anything is written.
+    /// Whether there is more to be expected.
     pub(super) fn is_growing(&mut self, now: Instant) -> bool {
         let growing = self.until().is_some_and(|until| now < until);
         if !growing {
@@ -65,8 +68,10 @@ impl Queue {
         if held { self.held.push(slot.index()) } else { self.new.push(slot.index()) }
     }
 
-    pub(super) fn pop(&mut self) -> Option<Slot> {
-        self.held.pop().or_else(|| self.new.pop()).map(Slot::at_index)
+    /// The next one; while a burst is `growing`, of those that need not wait for its end.
+    pub(super) fn pop(&mut self, growing: bool) -> Option<Slot> {
+        let sweep = if self.held.len > 0 { &mut self.held } else { &mut self.new };
+        sweep.pop(growing).map(Slot::at_index)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -81,6 +86,8 @@ impl Queue {
 /// Slots that are next to each other and stay so: their records share cache lines, and the kernel minds so few neighbours
 /// little.
 const RUN: u32 = 2;
+/// One of so many entries of a burst is written before it is whole: as many as the kernel takes in the time.
+const THINNED: usize = 4;
 /// Runs of the smallest sweep; of others, larger powers of two.
 const MIN_RUNS: u32 = 256;
 const BITS: u32 = u64::BITS;
@@ -130,24 +137,26 @@ impl Sweep {
     /// Makes room for a run.
     fn grow(&mut self, run: u32) {
         let mut waiting = Vec::with_capacity(self.len);
-        waiting.extend(std::iter::from_fn(|| self.pop()));
+        waiting.extend(std::iter::from_fn(|| self.pop(false)));
         let runs = (run + 1).next_power_of_two().max(MIN_RUNS);
         *self = Self { words: vec![0; (runs / (BITS / RUN)) as usize], at: 0, len: 0 };
         waiting.into_iter().for_each(|slot| self.push(slot));
     }
 
-    fn pop(&mut self) -> Option<u32> {
+    /// The next one; `thinned`: of the places at the beginning, which are as evenly spread as all.
+    fn pop(&mut self, thinned: bool) -> Option<u32> {
         if self.len == 0 {
             return None;
         }
-        let first = (self.at / BITS) as usize;
+        let end = if thinned { self.words.len() / THINNED } else { self.words.len() };
+        let first = Some((self.at / BITS) as usize).filter(|first| *first < end).unwrap_or_default();
         // The word where the last one was, from there on; the others; what is before it in that word.
         let ahead = self.words.get(first)? & (u64::MAX << (self.at % BITS));
         let word = if ahead != 0 {
             first
         } else {
             let is_set = |index: &usize| self.words.get(*index).is_some_and(|word| *word != 0);
-            (first + 1..self.words.len()).chain(0..=first).find(is_set)?
+            (first + 1..end).chain(0..=first).find(is_set)?
         };
         let bits = self.words.get_mut(word)?;
         let bit = if ahead != 0 { ahead } else { *bits }.trailing_zeros();
@@ -168,7 +177,7 @@ mod tests {
     use super::*;
 
     fn drain(sweep: &mut Sweep) -> Vec<u32> {
-        std::iter::from_fn(|| sweep.pop()).collect()
+        std::iter::from_fn(|| sweep.pop(false)).collect()
     }
 
     proptest! {
@@ -180,7 +189,7 @@ mod tests {
                 expected.insert(slot);
                 prop_assert_eq!(sweep.len, expected.len());
                 if pop {
-                    let slot = sweep.pop().expect("not empty");
+                    let slot = sweep.pop(false).expect("not empty");
                     prop_assert!(expected.remove(&slot));
                 }
             }
@@ -200,6 +209,14 @@ mod tests {
         let again = drain(&mut sweep);
         let start = again.iter().position(|slot| *slot == first[0]).expect("all are there");
         assert_eq!([&again[start..], &again[..start]].concat(), first);
+        // A part of them is as evenly spread as all.
+        (0..100_000).for_each(|slot| sweep.push(slot));
+        let thinned: Vec<u32> = std::iter::from_fn(|| sweep.pop(true)).collect();
+        for tenth in 0..10 {
+            let count = thinned.iter().filter(|slot| **slot / 10_000 == tenth).count();
+            assert!((2400..=2600).contains(&count), "{count} of 10,000");
+        }
+        assert_eq!(sweep.len + thinned.len(), 100_000);
         // Wherever one looks, any thousand of them come from everywhere.
         for some in first.chunks_exact(1000) {
             let tenths: BTreeSet<u32> = some.iter().map(|slot| slot / 10_000).collect();
