@@ -29,7 +29,7 @@ pub(super) struct Burst {
 impl Burst {
     /// Updates came, and now `waiting` entries wait.
     pub(super) fn fed(&mut self, waiting: usize, now: Instant) {
-        if waiting >= BURST {
+        if waiting >= BURST || self.began.is_some() {
             self.began.get_or_insert(now);
             self.fed = Some(now);
         }
