@@ -55,7 +55,11 @@ impl Net {
              ip -6 route add 2001:db8:9::/48 via fd00:1::1 proto static",
         )?;
         node.sysctl("net.ipv4.conf.e1.rp_filter", "1")?;
-        Ok(Self { peer, node, lab })
+        let net = Self { peer, node, lab };
+        // The kernel tells the operational state late (`net/core/link_watch.c`): a snapshot must not be before it.
+        let is_up = |link: &str| net.shows(&format!("ip link show {link}"), &["state UP"]);
+        wait_until(WAIT, "both interfaces are operational", || is_up("e1") && is_up("e2"))?;
+        Ok(net)
     }
 
     fn agent(&self, manifests: &str) -> Result<Agent> {

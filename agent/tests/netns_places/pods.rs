@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use backtrail_lab::ways::{TwoWays, VIP4, VIP6};
 use backtrail_lab::{Namespace, TcpEcho, UdpEcho, tcp_exchange, transfer, udp_exchange};
 
-use crate::rig::{PATIENCE, Place, connect_pod, ensure_steered};
+use crate::rig::{self, PATIENCE, Place, connect_pod, ensure_steered};
 
 /// A pod with echo services, and its addresses.
 struct Pod {
@@ -92,8 +92,8 @@ fn answers_by_iptables(test: &str, variant: &str) -> Result<()> {
     for (tool, service, backend) in tools {
         for protocol in ["tcp", "udp"] {
             let rule = format!("-d {service} -p {protocol} --dport 80 -j DNAT --to-destination {backend}");
-            if let Err(error) = place.node.run(&format!("{tool}-{variant} -w -t nat -A PREROUTING {rule}")) {
-                println!("SKIPPED {test}: {}", error.root_cause().to_string().trim());
+            if rig::lacks(test, place.node.run(&format!("{tool}-{variant} -w -t nat -A PREROUTING {rule}")))?
+            {
                 return Ok(());
             }
         }

@@ -16,6 +16,18 @@ pub(crate) const WAIT: Duration = Duration::from_secs(60);
 /// For one exchange.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whether this kernel, or what is installed, lacks what a command needed. Any other failure of it is the test's.
+pub(crate) fn lacks(test: &str, made: Result<String>) -> Result<bool> {
+    const LACKING: [&str; 4] = ["Unknown device type", "not supported", "not found", "do you need to insmod"];
+    let Err(error) = made else { return Ok(false) };
+    let text = format!("{error:#}");
+    if !LACKING.iter().any(|words| text.contains(words)) {
+        return Err(error);
+    }
+    println!("SKIPPED {test}: {}", error.root_cause().to_string().trim());
+    Ok(true)
+}
+
 /// A `ReturnPath` for these interfaces, with further lines of its spec.
 pub(crate) fn return_path(interfaces: &[&str], spec: &str) -> String {
     let interfaces: Vec<String> = interfaces.iter().map(|name| format!("{{name: {name}}}")).collect();
