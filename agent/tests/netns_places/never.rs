@@ -81,7 +81,7 @@ fn other_protocols_and_those_of_the_link_are_untouched() -> Result<()> {
     for (peer, own) in FAMILIES {
         for number in [50, 47, 112] {
             let l4 = || frames::L4 { proto: frames::Proto::Number(number), bytes: vec![1; 24] };
-            let wires = place.wires_of(crate::rig::is(number), || {
+            let wires = place.wires_of(rig::is(number), || {
                 send(&place.client, peer, own, l4(), 64)?;
                 send(&place.node, own, peer, l4(), 64)
             })?;
@@ -94,7 +94,7 @@ fn other_protocols_and_those_of_the_link_are_untouched() -> Result<()> {
         })?;
         ensure_untouched("DHCP", wires)?;
         // Nobody listens there: of the node's frames only the datagrams count, not its errors.
-        let wires = place.wires_of(crate::rig::is(17), || {
+        let wires = place.wires_of(rig::is(17), || {
             send(&place.node, own, peer, frames::udp(49_152, 3784), 255)?;
             send(&place.client, peer, own, frames::udp(49_153, 3784), 255)?;
             send(&place.node, own, peer, frames::udp(49_152, 3784), 255)
