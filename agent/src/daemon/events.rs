@@ -61,6 +61,7 @@ impl Agent {
                 }
                 let tables = self.engine.rib().tables().len();
                 self.engine.fpm_updates(&updates, now);
+                self.engine.fpm_taken(Instant::now());
                 // A table that FRR writes is a table that nothing else may write.
                 self.todo.plan |= self.engine.rib().tables().len() != tables;
                 let nexthops = measure::count_updates(&self.metrics, &updates) > 0;

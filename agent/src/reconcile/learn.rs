@@ -34,7 +34,7 @@ impl Engine {
         self.feed.seen_pid(pid);
     }
 
-    /// Updates of whole frames.
+    /// Updates of whole frames; [`Self::fpm_taken`] follows.
     pub fn fpm_updates(&mut self, updates: &[Update], now: Instant) {
         for some in updates.chunks(AT_ONCE) {
             self.rib.warm(some);
@@ -43,6 +43,10 @@ impl Engine {
         if !self.changed_ids.is_empty() {
             self.nexthops_changed(now);
         }
+    }
+
+    /// What came is learned, at `now`: that may have taken longer than the silence that ends a burst.
+    pub fn fpm_taken(&mut self, now: Instant) {
         self.burst.fed(self.queue.len(), now);
     }
 

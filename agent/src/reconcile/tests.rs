@@ -154,6 +154,7 @@ impl Bench {
 
     fn say(&mut self, updates: &[Update]) {
         self.engine.fpm_updates(updates, self.now);
+        self.engine.fpm_taken(self.now);
         self.settle();
     }
 
