@@ -1,6 +1,7 @@
 //! Objects as an API server has them: each is decoded by itself, so that a bad one costs nothing but itself.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
@@ -41,6 +42,7 @@ pub enum Change {
 /// All objects that say what is wanted.
 pub struct ClusterObjects {
     checker: Checker,
+    hashing: RandomState,
     kinds: BTreeMap<&'static str, Kind>,
 }
 
@@ -53,17 +55,26 @@ struct Kind {
     listing: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+/// Equal where the node is asked to do the same.
+#[derive(Debug, Clone)]
 struct Entry {
+    /// Of what was decoded. Most events tell of a status, which is nobody's wish, and decoding costs far more than this.
+    hash: u64,
     decoded: Result<Manifest, Vec<LoadError>>,
     /// Fields that this version does not know.
     unknown: Vec<String>,
 }
 
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.decoded == other.decoded && self.unknown == other.unknown
+    }
+}
+
 impl Default for ClusterObjects {
     fn default() -> Self {
         let kinds = KINDS.iter().map(|(kind, _)| (*kind, Kind::default())).collect();
-        Self { checker: Checker::new(), kinds }
+        Self { checker: Checker::new(), hashing: RandomState::new(), kinds }
     }
 }
 
@@ -77,7 +88,9 @@ impl ClusterObjects {
                 false
             }
             Change::Item(value) => {
-                let (name, entry) = decode(&self.checker, kind, value);
+                let (name, value, hash) = wanted(&self.hashing, kind, value);
+                let known = state.objects.get(&name).filter(|old| old.hash == hash).cloned();
+                let entry = known.unwrap_or_else(|| decode(&self.checker, kind, &name, value, hash));
                 state.listing.insert(name, entry);
                 false
             }
@@ -89,9 +102,15 @@ impl ClusterObjects {
                 changed
             }
             Change::Put(value) => {
-                let (name, entry) = decode(&self.checker, kind, value);
-                let old = state.objects.insert(name.clone(), entry);
-                old.as_ref() != state.objects.get(&name)
+                let (name, value, hash) = wanted(&self.hashing, kind, value);
+                let old = state.objects.get(&name);
+                if old.is_some_and(|old| old.hash == hash) {
+                    return false;
+                }
+                let entry = decode(&self.checker, kind, &name, value, hash);
+                let changed = old != Some(&entry);
+                state.objects.insert(name, entry);
+                changed
             }
             Change::Delete(name) => state.objects.remove(&name).is_some(),
         }
@@ -126,7 +145,8 @@ impl ClusterObjects {
     }
 }
 
-fn decode(checker: &Checker, kind: &str, mut value: Value) -> (String, Entry) {
+/// What an object asks for, with its name and its hash.
+fn wanted(hashing: &RandomState, kind: &str, mut value: Value) -> (String, Value, u64) {
     if let Some(object) = value.as_object_mut() {
         object.remove("status");
         // Items of a list have neither.
@@ -138,12 +158,17 @@ fn decode(checker: &Checker, kind: &str, mut value: Value) -> (String, Entry) {
         metadata.retain(|field, _| METADATA.contains(&field.as_str()));
         metadata.get_mut("annotations").and_then(Value::as_object_mut).map(|all| all.remove(LAST_APPLIED));
     }
+    let hash = hashing.hash_one(&value);
+    (name, value, hash)
+}
+
+fn decode(checker: &Checker, kind: &str, name: &str, mut value: Value, hash: u64) -> Entry {
     let unknown = checker.prune(kind, &mut value);
     let source = Source { file: PathBuf::from("API server"), document: 0, line: 0 };
     let decoded = match object_of(crate::api::API_VERSION, kind, &value, checker) {
         Ok(object) => Ok(Manifest { source, object, retained: false }),
         Err(errors) => {
-            let object = ObjectRef { kind: kind.to_owned(), name: name.clone() };
+            let object = ObjectRef { kind: kind.to_owned(), name: name.to_owned() };
             let error = |(field, message)| LoadError {
                 source_file: source.clone(),
                 object: Some(object.clone()),
@@ -153,7 +178,7 @@ fn decode(checker: &Checker, kind: &str, mut value: Value) -> (String, Entry) {
             Err(errors.into_iter().map(error).collect())
         }
     };
-    (name, Entry { decoded, unknown })
+    Entry { hash, decoded, unknown }
 }
 
 /// Removes the fields that a schema does not know, and names them.

@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::requests::Writes;
 
+/// How often progress is told.
+const TOLD: Duration = Duration::from_secs(10);
 /// Everything settles within that on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Requests of the administrator's at a time.
@@ -157,6 +159,7 @@ impl Fleet {
     /// Waits until every object is ready on so many nodes, and the first in this generation.
     pub(super) async fn settled(&self, nodes: u32, generation: i64) -> Result<Duration> {
         let (began, imports) = (Instant::now(), self.imports());
+        let mut told = began;
         loop {
             let list = insist("RouteImports", async || imports.list(&Default::default()).await).await?;
             let ready = |it: &DynamicObject| {
@@ -169,6 +172,12 @@ impl Fleet {
             let Some(behind) = list.items.iter().find(|it| !ready(it)) else { return Ok(began.elapsed()) };
             ensure!(!backtrail_lab::interrupted(), "interrupted");
             ensure!(began.elapsed() < LIMIT, "not within {} s: {behind:#?}", LIMIT.as_secs());
+            if told.elapsed() > TOLD {
+                let done = list.items.iter().filter(|it| ready(it)).count();
+                let (all, took) = (list.items.len(), began.elapsed().as_secs());
+                eprintln!("  {done} of {all} objects ready on all {nodes} nodes after {took} s");
+                told = Instant::now();
+            }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
