@@ -1,5 +1,7 @@
 //! Programs of others: made here, instruction by instruction.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcHandle};
@@ -158,9 +160,12 @@ fn expect(register: u8, number: i32) -> [Instruction; 3] {
     [instruction(op::SKIP_IF_EQUAL, register, 0, 2, number), next, exit]
 }
 
-/// Reads bytes of the packet to the stack; register 6 is the context.
+/// Where the stack has bytes of the packet.
+const BYTES: i16 = -16;
+
+/// Reads bytes of the packet, 16 at most, to the stack; register 6 is the context.
 fn read(at: i32, bytes: i32) -> Vec<Instruction> {
-    let [address, offset] = stack(3, -8);
+    let [address, offset] = stack(3, i32::from(BYTES));
     let mut code = vec![copy(1, 6), set(2, at), address, offset, set(4, bytes), call(helper::LOAD_BYTES)];
     code.extend(expect(0, 0));
     code
@@ -209,14 +214,14 @@ impl Hop {
     }
 }
 
-/// One direction of an eBPF load balancer for IPv4, TCP and UDP without options: the packets that have one address and port get
-/// another address, and are redirected.
+/// One direction of an eBPF load balancer, of TCP and UDP without options: the packets that have one address and port get
+/// another address of the same family, and are redirected.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Translation {
     /// The address to replace: destination of requests, source of replies.
-    pub(crate) from: [u8; 4],
+    pub(crate) from: IpAddr,
     /// What it becomes.
-    pub(crate) to: [u8; 4],
+    pub(crate) to: IpAddr,
     /// The service's port, on both sides of the translation.
     pub(crate) port: u16,
     /// Whether this is about requests.
@@ -225,34 +230,73 @@ pub(crate) struct Translation {
     pub(crate) hop: Hop,
 }
 
+/// Where the fields of a frame are, in bytes from its beginning.
+struct Layout {
+    /// Of the context, as a program reads it.
+    protocol: i32,
+    source: i32,
+    destination: i32,
+    next_header: i32,
+    l4: i32,
+    /// Of the L3 header, where it has one.
+    checksum: Option<i32>,
+}
+
+const IPV4: Layout =
+    Layout { protocol: 0x0008, source: 26, destination: 30, next_header: 23, l4: 34, checksum: Some(24) };
+const IPV6: Layout =
+    Layout { protocol: 0xdd86, source: 22, destination: 38, next_header: 20, l4: 54, checksum: None };
+
+/// An address as a program reads and stores it.
+fn words(address: IpAddr) -> Vec<i32> {
+    let word = |bytes: &[u8; 4]| i32::from_le_bytes(*bytes);
+    match address {
+        IpAddr::V4(address) => vec![word(&address.octets())],
+        IpAddr::V6(address) => address.octets().as_chunks().0.iter().map(word).collect(),
+    }
+}
+
 impl Translation {
     /// The program: for the ingress of the interface where the packets arrive.
     pub(crate) fn code(self) -> Vec<Instruction> {
         /// `BPF_F_PSEUDO_HDR`, and the length of the field.
         const IN_PSEUDO_HEADER: i32 = 0x10 | 4;
-        let (address_at, port_at) = if self.requests { (30, 36) } else { (26, 34) };
-        let (from, to) = (i32::from_le_bytes(self.from), i32::from_le_bytes(self.to));
-        let mut code = vec![copy(6, 1)];
-        // `protocol` of the context, in network order.
-        code.push(instruction(op::LOAD_WORD, 2, 6, 16, 0));
-        code.extend(expect(2, 0x0008));
-        code.extend(read(address_at, 4));
-        code.push(instruction(op::LOAD_WORD, 2, FRAME, -8, 0));
-        code.extend(expect(2, from));
+        let layout = if self.from.is_ipv4() { IPV4 } else { IPV6 };
+        let (address_at, port_at) =
+            if self.requests { (layout.destination, layout.l4 + 2) } else { (layout.source, layout.l4) };
+        let (from, to) = (words(self.from), words(self.to));
+        let bytes = i32::try_from(from.len() * 4).unwrap_or_default();
+        let places = (BYTES..).step_by(4);
+        let mut code = vec![copy(6, 1), instruction(op::LOAD_WORD, 2, 6, 16, 0)];
+        code.extend(expect(2, layout.protocol));
+        code.extend(read(address_at, bytes));
+        for (word, place) in from.iter().zip(places.clone()) {
+            code.push(instruction(op::LOAD_WORD, 2, FRAME, place, 0));
+            code.extend(expect(2, *word));
+        }
         code.extend(read(port_at, 2));
-        code.push(instruction(op::LOAD_HALF, 2, FRAME, -8, 0));
+        code.push(instruction(op::LOAD_HALF, 2, FRAME, BYTES, 0));
         code.extend(expect(2, i32::from(self.port.to_be())));
-        code.extend(read(23, 1));
+        code.extend(read(layout.next_header, 1));
         // Where the checksum is: TCP's, or UDP's.
-        code.push(instruction(op::LOAD_BYTE, 2, FRAME, -8, 0));
-        code.extend([set(7, 50), instruction(op::SKIP_IF_EQUAL, 2, 0, 4, 6), set(7, 40)]);
+        code.push(instruction(op::LOAD_BYTE, 2, FRAME, BYTES, 0));
+        code.extend([
+            set(7, layout.l4 + 16),
+            instruction(op::SKIP_IF_EQUAL, 2, 0, 4, 6),
+            set(7, layout.l4 + 6),
+        ]);
         code.extend(expect(2, 17));
-        code.extend([copy(1, 6), copy(2, 7), set(3, from), set(4, to), set(5, IN_PSEUDO_HEADER)]);
-        code.push(call(helper::L4_CHECKSUM));
-        code.extend([copy(1, 6), set(2, 24), set(3, from), set(4, to), set(5, 4), call(helper::L3_CHECKSUM)]);
-        code.push(instruction(op::STORE_WORD, FRAME, 0, -8, to));
-        let [address, offset] = stack(3, -8);
-        code.extend([copy(1, 6), set(2, address_at), address, offset, set(4, 4), set(5, 0)]);
+        for ((from, to), place) in from.into_iter().zip(to).zip(places) {
+            code.extend([copy(1, 6), copy(2, 7), set(3, from), set(4, to), set(5, IN_PSEUDO_HEADER)]);
+            code.push(call(helper::L4_CHECKSUM));
+            if let Some(at) = layout.checksum {
+                code.extend([copy(1, 6), set(2, at), set(3, from), set(4, to), set(5, 4)]);
+                code.push(call(helper::L3_CHECKSUM));
+            }
+            code.push(instruction(op::STORE_WORD, FRAME, 0, place, to));
+        }
+        let [address, offset] = stack(3, i32::from(BYTES));
+        code.extend([copy(1, 6), set(2, address_at), address, offset, set(4, bytes), set(5, 0)]);
         code.push(call(helper::STORE_BYTES));
         code.extend(self.hop.code());
         code.push(instruction(op::EXIT, 0, 0, 0, 0));
