@@ -1,6 +1,6 @@
 //! Writes this node's `NodeRoutingState`: when something changed, not too often, and now and then as a heartbeat.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ApiResource, DynamicObject, Patch};
@@ -44,9 +44,7 @@ pub(super) async fn run(
         let began = Instant::now();
         let Some(status) = ask(&calls).await else { return };
         let now = Instant::now();
-        // Counting a million routes takes a while: a fiftieth of the daemon's time may go into it. An answer may also be late
-        // because the daemon, or this thread, has other work, so the pause has an end.
-        pause = ((now - began) * 50).clamp(pace.look, pace.look * LOOKS_LEFT_OUT);
+        pause = pause_after(now - began, &pace);
         let Some(mut status) = status else { continue };
         let essence = essence(&status);
         if !pacer.due(now, &essence) {
@@ -72,6 +70,12 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// Until the next look, after one that took so long. Counting a million routes takes a while: a fiftieth of the daemon's time
+/// may go into it. An answer may also be late because the daemon, or this thread, has other work, so the pause has an end.
+fn pause_after(took: Duration, pace: &Pace) -> Duration {
+    (took * 50).clamp(pace.look, pace.look * LOOKS_LEFT_OUT)
 }
 
 /// The daemon's status; `Some(None)`: it could not tell, `None`: it is gone.
@@ -169,6 +173,15 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::api::{MapStatus, SteeredInterfaceStatus};
+
+    #[test]
+    fn a_late_answer_lengthens_the_pause_to_half_a_minute() {
+        let pace = Pace::default();
+        let after = |millis| pause_after(Duration::from_millis(millis), &pace);
+        assert_eq!(after(1), Duration::from_secs(2));
+        assert_eq!(after(100), Duration::from_secs(5));
+        assert_eq!(after(60_000), Duration::from_secs(30));
+    }
 
     #[test]
     fn counters_and_times_are_no_news() {
