@@ -4,12 +4,13 @@
 //! is in several tables, or goes into several, takes as many records as it needs.
 
 use std::cell::Cell;
-use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher as _, Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use rustc_hash::{FxHashMap, FxSeededState};
+use rustc_hash::FxHashMap;
 
 use super::{Answer, Generation, Learned, LearnedTarget};
 
@@ -84,9 +85,11 @@ impl Key {
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d] = self.addr.map(u64::from);
-        state.write_u64(a << 32 | b);
-        state.write_u64(c << 32 | d);
-        state.write_u64(u64::from(self.len) << 1 | u64::from(self.v6));
+        state.write_u64(a | u64::from(self.len) << 32 | u64::from(self.v6) << 40);
+        if self.v6 {
+            state.write_u64(b | c << 32);
+            state.write_u64(d);
+        }
     }
 }
 
@@ -117,8 +120,9 @@ pub(super) struct Store<E> {
     free: Vec<u32>,
     /// Records by prefix.
     index: HashTable<u32>,
-    /// Drawn for each process: a peer cannot choose prefixes that collide.
-    hasher: FxSeededState,
+    /// Drawn for each process: a peer cannot choose prefixes that collide. All of its bits count: the table compares the
+    /// upper ones before it looks at a record, and a multiplication alone leaves them the same for all prefixes of a length.
+    hasher: RandomState,
     tables: Vec<u32>,
     table_index: FxHashMap<u32, Scope>,
     /// After the record that was found last. zebra replays, and withdraws, in the order in which it announced, and the kernel
@@ -132,12 +136,11 @@ pub(super) struct Store<E> {
 
 impl<E> Default for Store<E> {
     fn default() -> Self {
-        let seed = RandomState::new().hash_one(0u8);
         Self {
             records: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
-            hasher: FxSeededState::with_seed(usize::try_from(seed).unwrap_or_default()),
+            hasher: RandomState::default(),
             tables: Vec::new(),
             table_index: FxHashMap::default(),
             next: Cell::new(0),
