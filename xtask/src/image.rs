@@ -29,7 +29,7 @@ pub(crate) struct ImageArgs {
     /// Take this program instead of building one
     #[arg(long, value_name = "FILE", conflicts_with = "check")]
     binary: Option<PathBuf>,
-    /// Build twice, from nothing, in two folders: fail if the images differ
+    /// Build twice, from nothing, the second time from a copy of the source elsewhere: fail if the images differ
     #[arg(long)]
     check: bool,
 }
@@ -51,25 +51,51 @@ const MOUNT_POINTS: [&str; 8] = [
 /// Builds, packs and writes the image.
 pub(crate) fn run(args: &ImageArgs) -> Result<bool> {
     let target = cargo::target_dir()?;
+    if args.check {
+        return is_reproducible(&target, &args.name);
+    }
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
-        None => build(&target.join("image"))?,
+        None => build(cargo::root(), &target.join("image"))?,
     };
     let image = pack(&binary, &args.name)?;
-    if args.check {
-        let folder = tempfile::tempdir_in(&target).context("cannot make a second target folder")?;
-        let again = pack(&build(folder.path())?, &args.name)?;
-        println!("first {}\nagain {}", image.digest, again.digest);
-        return Ok(again.digest == image.digest);
-    }
     let file = args.output.clone().unwrap_or_else(|| target.join("backtrail-image.tar"));
     fs::write(&file, &image.archive).with_context(|| format!("cannot write {}", file.display()))?;
     println!("{} {} in {} ({} KiB)", args.name, image.digest, file.display(), image.archive.len() / 1024);
     Ok(true)
 }
 
+/// Whether two builds, of which neither knows of the other's, make the same image.
+fn is_reproducible(target: &Path, name: &str) -> Result<bool> {
+    let folder = tempfile::tempdir_in(target).context("cannot make a target folder")?;
+    let copy = tempfile::tempdir().context("cannot make a folder for the source")?;
+    let source = copy.path().join("source");
+    copy_source(cargo::root(), &source)?;
+    let first = pack(&build(cargo::root(), folder.path())?, name)?;
+    let again = pack(&build(&source, &copy.path().join("built"))?, name)?;
+    println!("first {}\nagain {}", first.digest, again.digest);
+    Ok(again.digest == first.digest)
+}
+
+/// Copies the repository without what was built and its history.
+fn copy_source(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            if entry.file_name() != "target" && entry.file_name() != ".git" {
+                copy_source(&path, &copy)?;
+            }
+        } else if entry.file_type()?.is_file() {
+            fs::copy(&path, &copy).with_context(|| format!("cannot copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// The agent, as released, without any path of this machine in it.
-fn build(target: &Path) -> Result<PathBuf> {
+fn build(source: &Path, target: &Path) -> Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     let remap = |from: &Path, to: &str| {
@@ -79,12 +105,16 @@ fn build(target: &Path) -> Result<PathBuf> {
         flag.push(to);
         flag
     };
-    let mut flags = remap(cargo::root(), "/source");
+    let mut flags = remap(source, "/source");
+    // Of paths that two say something about the later one is taken.
+    flags.push("\x1f");
+    flags.push(remap(target, "/target"));
     if let Some(home) = home {
         flags.push("\x1f");
         flags.push(remap(&home, "/cargo"));
     }
     let status = cargo::command()
+        .current_dir(source)
         .args(["build", "--release", "--locked", "-p", "backtrail", "--bin", "backtrail", "--target-dir"])
         .arg(target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
