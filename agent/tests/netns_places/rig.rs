@@ -18,7 +18,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether this kernel, or what is installed, lacks what a command needed. Any other failure of it is the test's.
 pub(crate) fn lacks(test: &str, made: Result<String>) -> Result<bool> {
-    const LACKING: [&str; 4] = ["Unknown device type", "not supported", "not found", "do you need to insmod"];
+    const LACKING: [&str; 4] =
+        ["Unknown device type", "not supported", ": not found", "do you need to insmod"];
     let Err(error) = made else { return Ok(false) };
     let text = format!("{error:#}");
     if !LACKING.iter().any(|words| text.contains(words)) {

@@ -50,7 +50,7 @@ pub(crate) struct Seen {
 }
 
 /// Watches `count` routes come or go; gives up when `failed` is set. `is_done` counts them one by one, which takes the time
-/// of whom is measured: asked where the cheap count stands still alone.
+/// of whom is measured: asked only where the cheap count stands still.
 pub(crate) fn watch(
     what: &str,
     phase: Phase,
@@ -82,7 +82,7 @@ pub(crate) fn watch(
         if told.elapsed() > TOLD {
             eprintln!("  {what}: {done} of {count} routes after {:.0} s", elapsed.as_secs_f64());
             ensure!(
-                done.abs_diff(before) > slack.unsigned_abs() || !is_done()?,
+                done.abs_diff(before) > slack.unsigned_abs() || !is_done()? || progress()? != done,
                 "{what} is done, and the kernel's count says {done} of {count}: something else on this machine adds or \
                  removes routes; stop it and measure again"
             );
