@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use ipnet::IpNet;
@@ -18,7 +20,8 @@ use crate::explain::{
 };
 use crate::intent::types::Intent;
 use crate::kernel::KernelError;
-use crate::kernel::dump::{RouteFilter, dump_nexthops, dump_routes};
+use crate::kernel::dump::{RouteFilter, dump_nexthops, visit_routes_behind};
+use crate::kernel::gate::Gate;
 use crate::kernel::lookup::{Answer, Lookup, get_route, match_route};
 use crate::kernel::observe;
 use crate::model::{Family, KernelRoute, NexthopBody, NexthopId, RouteKey, Rule};
@@ -48,10 +51,10 @@ struct Kernel {
 impl Agent {
     /// Answers when the kernel has.
     pub(super) fn explain(&self, target: Target, iif: Option<&str>, reply: oneshot::Sender<Response>) {
-        let facts = self.facts(target, iif);
+        let (facts, gate) = (self.facts(target, iif), self.programmer.gate());
         tokio::spawn(async move {
             let explained = match facts {
-                Ok(facts) => explain(facts).await,
+                Ok(facts) => explain(facts, gate).await,
                 Err(error) => Err(error),
             };
             let response = explained.map_or_else(
@@ -113,17 +116,17 @@ impl Agent {
     }
 }
 
-async fn explain(facts: Facts) -> anyhow::Result<Explanation> {
+async fn explain(facts: Facts, gate: Arc<Gate>) -> anyhow::Result<Explanation> {
     let rules = observe::rules().await?;
     let explained = tokio::task::spawn_blocking(move || {
-        let kernel = Kernel::read(rules, &facts.target)?;
+        let kernel = Kernel::read(rules, &facts.target, &gate)?;
         facts.explain(&kernel)
     });
     explained.await.context("the explanation has failed")?
 }
 
 impl Kernel {
-    fn read(rules: Vec<Rule>, target: &Target) -> Result<Self, KernelError> {
+    fn read(rules: Vec<Rule>, target: &Target, gate: &Gate) -> Result<Self, KernelError> {
         let addresses: Vec<IpAddr> = match target {
             Target::Address(address) => vec![*address],
             Target::Prefix(prefix) => sample(prefix).into_iter().collect(),
@@ -133,10 +136,14 @@ impl Kernel {
         let families: BTreeSet<Family> = addresses.iter().map(Family::of_addr).collect();
         for family in families {
             let filter = RouteFilter { family: Some(family), ..RouteFilter::default() };
-            dump_routes(filter, &mut |route| {
+            visit_routes_behind(gate, filter, &mut |route| {
                 if addresses.iter().any(|address| route.key.prefix.contains(address)) {
-                    routes.entry(route.key.table).or_default().push(route);
+                    let listed = routes.entry(route.key.table).or_default();
+                    if !listed.contains(&route) {
+                        listed.push(route);
+                    }
                 }
+                ControlFlow::Continue(())
             })?;
         }
         let nexthops = dump_nexthops(None)?.into_iter().map(|object| (object.id, object.body)).collect();

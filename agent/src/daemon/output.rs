@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use super::{Agent, BULK, CHUNK, READY, Report, survey};
 use crate::intent::types::RpFilter;
 use crate::kernel::KernelError;
-use crate::kernel::dump::{RouteFilter, dump_nexthops, visit_routes};
+use crate::kernel::dump::{RouteFilter, dump_nexthops, visit_routes_behind};
+use crate::kernel::gate::Gate;
 use crate::metrics;
 use crate::plan::steering::SINK_NAME;
 
@@ -138,9 +139,10 @@ impl Agent {
         self.audit_stop = Arc::default();
         self.engine.hold_back();
         let (reports, stop) = (self.reports.clone(), Arc::clone(&self.audit_stop));
+        let gate = self.programmer.gate();
         let protocol = self.intent.config.route_protocol;
         tokio::task::spawn_blocking(move || {
-            let result = audit_dump(&reports, protocol, &stop);
+            let result = audit_dump(&reports, protocol, &gate, &stop);
             let _ = reports.blocking_send(Report::AuditEnd(result));
         });
     }
@@ -160,7 +162,7 @@ impl Agent {
         }
         self.todo.survey = false;
         self.surveying = true;
-        let reports = self.reports.clone();
+        let (reports, gate) = (self.reports.clone(), self.programmer.gate());
         let observe: BTreeSet<u32> = self
             .intent
             .imports
@@ -171,18 +173,23 @@ impl Agent {
         let sink = self.observed.by_name(SINK_NAME).map(|link| link.ifindex);
         tokio::task::spawn_blocking(move || {
             let began = Instant::now();
-            let result = survey::survey(&observe, sink);
+            let result = survey::survey(&observe, sink, &gate);
             let _ = reports.blocking_send(Report::Survey(result, began.elapsed()));
         });
     }
 }
 
-fn audit_dump(reports: &mpsc::Sender<Report>, protocol: u8, stop: &AtomicBool) -> Result<(), KernelError> {
+fn audit_dump(
+    reports: &mpsc::Sender<Report>,
+    protocol: u8,
+    gate: &Gate,
+    stop: &AtomicBool,
+) -> Result<(), KernelError> {
     let objects = dump_nexthops(Some(protocol))?;
     let _ = reports.blocking_send(Report::AuditBegin(objects));
     let mut chunk = Vec::with_capacity(CHUNK);
     let filter = RouteFilter { protocol: Some(protocol), ..RouteFilter::default() };
-    visit_routes(filter, &mut |route| {
+    visit_routes_behind(gate, filter, &mut |route| {
         chunk.push(route);
         if chunk.len() == CHUNK {
             let _ = reports.blocking_send(Report::AuditRoutes(std::mem::take(&mut chunk)));

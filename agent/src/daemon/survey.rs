@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use ipnet::IpNet;
 use rustc_hash::FxHashSet;
 
 use crate::kernel::KernelError;
-use crate::kernel::dump::{RouteFilter, dump_nexthops, dump_routes};
+use crate::kernel::dump::{RouteFilter, dump_nexthops, visit_routes_behind};
+use crate::kernel::gate::Gate;
 use crate::model::{Family, Hop, KernelRoute, NexthopBody, NexthopId, RouteTarget};
 
 /// Interfaces and gateways at most that a survey lists; more do not fit the programs' maps anyway.
@@ -29,7 +31,7 @@ pub(super) struct Survey {
 ///
 /// # Errors
 /// When the kernel refuses a dump.
-pub(super) fn survey(observe: &BTreeSet<u32>, sink: Option<u32>) -> Result<Survey, KernelError> {
+pub(super) fn survey(observe: &BTreeSet<u32>, sink: Option<u32>, gate: &Gate) -> Result<Survey, KernelError> {
     let objects: BTreeMap<NexthopId, NexthopBody> =
         dump_nexthops(None)?.into_iter().map(|object| (object.id, object.body)).collect();
     let mut survey = Survey::default();
@@ -38,7 +40,7 @@ pub(super) fn survey(observe: &BTreeSet<u32>, sink: Option<u32>) -> Result<Surve
     }
     // Thousands of routes share an object: each is looked at once for each family.
     let mut seen: FxHashSet<(NexthopId, Family)> = FxHashSet::default();
-    dump_routes(RouteFilter::default(), &mut |route| {
+    visit_routes_behind(gate, RouteFilter::default(), &mut |route| {
         if let Some(prefixes) = survey.observed.get_mut(&route.key.table) {
             prefixes.insert(route.key.prefix);
         }
@@ -47,9 +49,10 @@ pub(super) fn survey(observe: &BTreeSet<u32>, sink: Option<u32>) -> Result<Surve
             && !default
             && !seen.insert((id, Family::of(&route.key.prefix)))
         {
-            return;
+            return ControlFlow::Continue(());
         }
         note(&mut survey, &route, &objects, sink);
+        ControlFlow::Continue(())
     })?;
     Ok(survey)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::KernelError;
+use super::gate::Gate;
 use super::socket::Socket;
 use super::wire::{
     Encoder, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_GETNEXTHOP,
@@ -12,7 +13,7 @@ use super::wire::{
 use super::{nexthop, route};
 use crate::model::{Family, KernelRoute, NexthopObject};
 
-/// How often a dump that the kernel flags as interrupted (NLM_F_DUMP_INTR) is taken again.
+/// How often a dump is taken again that the kernel flags as interrupted (NLM_F_DUMP_INTR), or that gave way.
 const ATTEMPTS: u32 = 10;
 
 /// Which routes to dump; the kernel applies it (strict checking), so that nothing else crosses the socket.
@@ -77,30 +78,64 @@ pub fn visit_routes(
     filter: RouteFilter,
     f: &mut dyn FnMut(KernelRoute) -> ControlFlow<()>,
 ) -> Result<(), KernelError> {
-    let socket = Socket::open()?;
+    visit(filter, None, f)
+}
+
+/// The same for a process that writes, too: where the [`Gate`] closes meanwhile, the IPv6 routes are read anew once it is
+/// open, and `f` sees some of them again.
+///
+/// # Errors
+/// As [`dump_routes`].
+pub fn visit_routes_behind(
+    gate: &Gate,
+    filter: RouteFilter,
+    f: &mut dyn FnMut(KernelRoute) -> ControlFlow<()>,
+) -> Result<(), KernelError> {
+    visit(filter, Some(gate), f)
+}
+
+fn visit(
+    filter: RouteFilter,
+    gate: Option<&Gate>,
+    f: &mut dyn FnMut(KernelRoute) -> ControlFlow<()>,
+) -> Result<(), KernelError> {
     for family in Family::ALL.into_iter().filter(|family| filter.family.is_none_or(|only| only == *family)) {
-        let mut request = Encoder::default();
-        let protocol = filter.protocol.unwrap_or(0);
-        let header = [family.af(), 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0];
-        request.begin(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, &header);
-        if let Some(table) = filter.table {
-            request.attr_u32(route::RTA_TABLE, table);
-        }
-        if let Some(interface) = filter.interface {
-            request.attr_u32(route::RTA_OIF, interface);
-        }
-        let dumped = dump(&socket, request, "dump routes", &mut |kind, payload| {
-            let route = (kind == RTM_NEWROUTE).then(|| route::decode(payload)).flatten();
-            route.map_or(ControlFlow::Continue(()), &mut *f)
-        });
-        match dumped {
-            Err(error) if filter.table.is_some() && error.is_absent() => {}
-            // The rest of a dump that was left goes with the socket.
-            Ok(Dumped::Left) => break,
-            other => drop(other?),
+        let gate = gate.filter(|_| family == Family::Ipv6);
+        let mut patience = ATTEMPTS;
+        loop {
+            gate.iter().for_each(|gate| gate.wait());
+            let socket = Socket::open()?;
+            let mut gives_way = false;
+            let dumped = dump(&socket, request(filter, family), "dump routes", &mut |kind, payload| {
+                let route = (kind == RTM_NEWROUTE).then(|| route::decode(payload)).flatten();
+                route.map_or(ControlFlow::Continue(()), &mut *f)?;
+                gives_way = patience > 0 && gate.is_some_and(Gate::is_closed);
+                if gives_way { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            match dumped {
+                // The rest of a dump that was left goes with the socket.
+                Ok(Dumped::Left) if gives_way => patience -= 1,
+                Ok(Dumped::Left) => return Ok(()),
+                Err(error) if filter.table.is_some() && error.is_absent() => break,
+                Ok(_) => break,
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(())
+}
+
+fn request(filter: RouteFilter, family: Family) -> Encoder {
+    let mut request = Encoder::default();
+    let header = [family.af(), 0, 0, 0, 0, filter.protocol.unwrap_or(0), 0, 0, 0, 0, 0, 0];
+    request.begin(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, &header);
+    if let Some(table) = filter.table {
+        request.attr_u32(route::RTA_TABLE, table);
+    }
+    if let Some(interface) = filter.interface {
+        request.attr_u32(route::RTA_OIF, interface);
+    }
+    request
 }
 
 /// All nexthop objects, or those of one protocol.

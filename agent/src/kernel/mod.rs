@@ -2,7 +2,8 @@
 //!
 //! Three kinds of sockets, for three kinds of work:
 //! - [`programmer`]: a thread with a blocking socket and its own encoder, for routes and nexthop objects by the million;
-//! - [`dump`], [`lookup`] and [`peers`]: blocking readers of routes, nexthop objects and BGP sessions;
+//! - [`dump`], [`lookup`] and [`peers`]: blocking readers of routes, nexthop objects and BGP sessions; a [`gate`] keeps dumps
+//!   out of the programmer's way;
 //! - [`observe`], [`actions`] and [`devices`]: links, addresses, neighbours and rules, a few at a time, over `rtnetlink`.
 //!
 //! [`monitor`] turns the kernel's notifications into [`monitor::Notification`]s; [`sysctl`] writes sysctls and
@@ -14,6 +15,7 @@ mod convert;
 pub mod devices;
 pub mod dump;
 mod error;
+pub mod gate;
 pub mod lookup;
 pub mod monitor;
 mod nexthop;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::Instant;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use tokio::sync::mpsc as done;
 
 use super::error::Cause;
+use super::gate::{Closed, Gate};
 use super::socket::Socket;
 use super::wire::{
     Encoder, Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_ERROR, RTM_DELROUTE,
@@ -58,6 +60,8 @@ struct Encoded {
     sends: Vec<Datagram>,
     /// Operations that have no wire form.
     errors: Vec<OpError>,
+    /// Dumps stand back until the batch is done.
+    closed: Option<Closed>,
 }
 
 /// One datagram.
@@ -74,7 +78,9 @@ struct Datagram {
 
 impl Encoded {
     /// Encodes operations, numbered from `base` on.
-    fn new(batch: Batch, base: u32) -> Self {
+    fn new(batch: Batch, base: u32, gate: &Arc<Gate>) -> Self {
+        let touches = |op: &RouteOp| matches!(op, RouteOp::ReplaceNexthop(_) | RouteOp::DelNexthop(_));
+        let closed = batch.ops.iter().any(touches).then(|| gate.close());
         let mut encoder = Encoder::with_capacity(batch.ops.len() * TYPICAL);
         let (mut sends, mut errors) = (Vec::new(), Vec::new());
         let mut send = Datagram { bytes: 0..0, ops: 0..0, base, last: None };
@@ -97,7 +103,7 @@ impl Encoded {
             encoder.acknowledge_last();
             sends.push(send);
         }
-        Self { batch, bytes: encoder.into_bytes(), sends, errors }
+        Self { batch, bytes: encoder.into_bytes(), sends, errors, closed }
     }
 }
 
@@ -108,6 +114,7 @@ pub struct Programmer {
     port: u32,
     /// Sequence number of the next message.
     seq: AtomicU32,
+    gate: Arc<Gate>,
 }
 
 impl Programmer {
@@ -131,7 +138,7 @@ impl Programmer {
                 }
             })
             .map_err(|source| KernelError::Socket { doing: "start the writer's thread", source })?;
-        Ok((Self { batches, port, seq: AtomicU32::new(1) }, results))
+        Ok((Self { batches, port, seq: AtomicU32::new(1), gate: Arc::default() }, results))
     }
 
     /// Encodes and queues a batch; gives it back when the queue is full or the thread has ended.
@@ -141,9 +148,15 @@ impl Programmer {
     pub fn try_submit(&self, batch: Batch) -> Result<(), Batch> {
         let count = u32::try_from(batch.ops.len()).unwrap_or(u32::MAX);
         let base = self.seq.fetch_add(count, Ordering::Relaxed);
-        self.batches.try_send(Encoded::new(batch, base)).map_err(|error| match error {
+        self.batches.try_send(Encoded::new(batch, base, &self.gate)).map_err(|error| match error {
             TrySendError::Full(encoded) | TrySendError::Disconnected(encoded) => encoded.batch,
         })
+    }
+
+    /// Closed while a batch is under way that changes or deletes nexthop objects.
+    #[must_use]
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
     }
 
     /// The socket's port id: notifications that carry it were caused by this programmer.
@@ -183,7 +196,7 @@ impl Writer {
         Self { socket, received: Vec::new() }
     }
 
-    fn apply(&mut self, Encoded { batch, bytes, sends, mut errors }: Encoded) -> BatchDone {
+    fn apply(&mut self, Encoded { batch, bytes, sends, mut errors, closed }: Encoded) -> BatchDone {
         let started = Instant::now();
         let unencodable = errors.len();
         for send in &sends {
@@ -196,6 +209,7 @@ impl Writer {
                 self.give_up(send, &unencodable, &cause, &mut errors);
             }
         }
+        drop(closed);
         // A batch reports what could not be encoded before what the kernel refused.
         errors.sort_by_key(|error| error.index);
         BatchDone { id: batch.id, ops: batch.ops, errors, elapsed: started.elapsed() }

@@ -1,8 +1,11 @@
 //! Routes and nexthop objects: written, refused, dumped, looked up.
 
+use std::ops::ControlFlow;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use backtrail::kernel::dump::{RouteFilter, dump_nexthops};
+use backtrail::kernel::dump::{RouteFilter, dump_nexthops, visit_routes_behind};
+use backtrail::kernel::gate::Gate;
 use backtrail::kernel::lookup::{Lookup, get_route, match_route};
 use backtrail::kernel::programmer::RouteOp;
 use backtrail::model::{
@@ -249,6 +252,52 @@ fn dumps_give_what_the_filter_lets_through() {
         ip("nexthop add id 78 blackhole proto 187");
         let objects = dump_nexthops(Some(187)).expect("dump");
         assert_eq!(objects, [NexthopObject { id: NexthopId(78), protocol: 187, body: NexthopBody::Other }]);
+    });
+}
+
+/// Netlink sockets of the namespace.
+fn sockets() -> usize {
+    let listed = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("the namespace's sockets");
+    listed.lines().count()
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_ipv6_dump_stands_back_while_nexthop_objects_change() {
+    const ROUTES: u32 = 5000;
+    in_namespace(|Links { v0, .. }| {
+        let routes = (0..ROUTES).map(|n| by_id(&format!("2001:db8:{n:x}::/48"), 1));
+        let ops = [RouteOp::AddNexthop(single(1, "fd00::2", v0)), RouteOp::AddRoute(by_id("10.8.0.0/16", 1))];
+        apply_all(ops.into_iter().chain(routes.map(RouteOp::AddRoute)).collect());
+        let of = |family| RouteFilter { family: Some(family), table: Some(TABLE), ..RouteFilter::default() };
+        let (gate, before, (tell, told)) = (Arc::new(Gate::default()), sockets(), mpsc::channel());
+        let behind = Arc::clone(&gate);
+        let dump = std::thread::spawn(move || {
+            let mut shown = Vec::new();
+            let dumped = visit_routes_behind(&behind, of(Family::Ipv6), &mut |route| {
+                if shown.is_empty() {
+                    tell.send(behind.close()).expect("the test waits for it");
+                }
+                shown.push(route.key.prefix);
+                ControlFlow::Continue(())
+            });
+            dumped.map(|()| shown)
+        });
+        let closed = told.recv().expect("a route is shown");
+        until("the end of the dump's socket", || (sockets() == before).then_some(()));
+        // IPv4 dumps harm nobody.
+        let mut shown = 0;
+        let mut count = |_| {
+            shown += 1;
+            ControlFlow::Continue(())
+        };
+        visit_routes_behind(&gate, of(Family::Ipv4), &mut count).expect("dump");
+        assert_eq!(shown, 1);
+        drop(closed);
+        let shown = dump.join().expect("the dump's thread").expect("dump");
+        // What it had seen, and then all of them.
+        assert_eq!(shown.len(), 1 + ROUTES as usize);
+        assert_eq!(shown[0], shown[1]);
     });
 }
 
