@@ -122,13 +122,19 @@ impl Sweep {
         }
     }
 
-    /// Makes room for a slot.
+    /// Makes room for a slot: each pass is longer then.
     fn grow(&mut self, slot: u32) {
-        let mut waiting = Vec::with_capacity(self.len);
-        waiting.extend(std::iter::from_fn(|| self.pop(PASSES.len())));
-        let pass = (slot / EACH + 1).next_power_of_two().max(MIN_LEN);
-        *self = Self { words: vec![0; (pass / (BITS / EACH)) as usize], at: 0, len: 0 };
-        waiting.into_iter().for_each(|slot| self.push(slot));
+        let before = self.pass();
+        let after = (slot / EACH + 1).next_power_of_two().max(MIN_LEN);
+        let mut words = vec![0; (after / BITS * EACH) as usize];
+        if before > 0 {
+            let passes = words.chunks_mut((after / BITS) as usize);
+            for (longer, pass) in passes.zip(self.words.chunks((before / BITS) as usize)) {
+                longer.iter_mut().zip(pass).for_each(|(new, old)| *new = *old);
+            }
+            self.at = self.at / before * after + self.at % before;
+        }
+        self.words = words;
     }
 
     /// The next one of the first `passes`.
