@@ -114,12 +114,31 @@ impl<E> Record<E> {
     }
 }
 
+/// A record in the index, with what its prefix hashes to: an index that grows, or looks for another prefix, leaves records
+/// where they are, in memory far away.
+#[derive(Debug, Clone, Copy)]
+struct Indexed {
+    slot: u32,
+    hash: u32,
+}
+
+impl Indexed {
+    /// The hash as the table wants it, which takes the place from the lower bits and a tag from the upper ones.
+    const fn spread(&self) -> u64 {
+        spread(self.hash)
+    }
+}
+
+const fn spread(hash: u32) -> u64 {
+    (hash as u64) << 32 | hash as u64
+}
+
 /// See the module.
 pub(super) struct Store<E> {
     records: Vec<Record<E>>,
     free: Vec<u32>,
     /// Records by prefix.
-    index: HashTable<u32>,
+    index: HashTable<Indexed>,
     /// Drawn for each process: a peer cannot choose prefixes that collide. All of its bits count: the table compares the
     /// upper ones before it looks at a record, and a multiplication alone leaves them the same for all prefixes of a length.
     hasher: RandomState,
@@ -174,10 +193,17 @@ impl<E: Copy + Default> Store<E> {
         Some(scope)
     }
 
+    fn hash(&self, key: Key) -> u32 {
+        let hash = self.hasher.hash_one(key);
+        u32::try_from(hash >> 32).unwrap_or_default()
+    }
+
     /// The records of a prefix.
     fn of(&self, key: Key) -> impl Iterator<Item = (Slot, &Record<E>)> + '_ {
-        let found = self.index.iter_hash(self.hasher.hash_one(key)).copied().map(Slot);
+        let hash = self.hash(key);
+        let found = self.index.iter_hash(spread(hash)).filter(move |indexed| indexed.hash == hash);
         found
+            .map(|indexed| Slot(indexed.slot))
             .filter_map(move |slot| Some((slot, self.record(slot)?)))
             .filter(move |(_, record)| record.key == key)
     }
@@ -210,13 +236,18 @@ impl<E: Copy + Default> Store<E> {
         let mut next = self.next.get();
         let known = |prefix: &&IpNet| {
             let key = Key::new(prefix);
-            let is = |index: &u32| self.records.get(*index as usize).is_some_and(|record| record.key == key);
-            let found =
-                if is(&next) { Some(next) } else { self.index.find(self.hasher.hash_one(key), is).copied() };
+            let is = |slot: u32| self.records.get(slot as usize).is_some_and(|record| record.key == key);
+            let found = if is(next) { Some(next) } else { self.find_slot(key, is) };
             next = found.map_or(next, |index| index.wrapping_add(1));
             found.is_some()
         };
         std::hint::black_box(prefixes.filter(known).count());
+    }
+
+    fn find_slot(&self, key: Key, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let hash = self.hash(key);
+        let found = self.index.find(spread(hash), |indexed| indexed.hash == hash && is_it(indexed.slot));
+        found.map(|indexed| indexed.slot)
     }
 
     /// The same for records that are known.
@@ -228,8 +259,8 @@ impl<E: Copy + Default> Store<E> {
     /// The same for records that go.
     pub(super) fn warm_removals(&self, slots: impl Iterator<Item = Slot>) {
         let indexed = |slot: &Slot| {
-            let hash = self.record(*slot).map(|record| self.hasher.hash_one(record.key));
-            hash.is_some_and(|hash| self.index.find(hash, |index| *index == slot.0).is_some())
+            let hash = self.record(*slot).map(|record| self.hash(record.key));
+            hash.is_some_and(|hash| self.index.find(spread(hash), |indexed| indexed.slot == slot.0).is_some())
         };
         std::hint::black_box(slots.filter(indexed).count());
     }
@@ -287,18 +318,16 @@ impl<E: Copy + Default> Store<E> {
             Some(place) => *place = record,
             None => self.records.push(record),
         }
-        let (records, hasher) = (&self.records, &self.hasher);
-        let rehash =
-            |index: &u32| records.get(*index as usize).map_or(0, |record| hasher.hash_one(record.key));
-        self.index.insert_unique(hasher.hash_one(key), index, rehash);
+        let indexed = Indexed { slot: index, hash: self.hash(key) };
+        self.index.insert_unique(indexed.spread(), indexed, Indexed::spread);
         Some(Slot(index))
     }
 
     /// Gives a record back that has neither half any more.
     fn tidy(&mut self, slot: Slot) {
         let Some(record) = self.record(slot).filter(|record| record.is_vacant()) else { return };
-        let hash = self.hasher.hash_one(record.key);
-        if let Ok(found) = self.index.find_entry(hash, |index| *index == slot.0) {
+        let hash = self.hash(record.key);
+        if let Ok(found) = self.index.find_entry(spread(hash), |indexed| indexed.slot == slot.0) {
             found.remove();
             self.free.push(slot.0);
         }
