@@ -117,13 +117,16 @@ fn lost_notifications_cost_nothing_but_a_comparison() -> Result<()> {
     let before = rig.fib()?;
     rig.agent.process()?.signal(Signal::SIGSTOP)?;
     // Routes of others are filtered; neighbours are not, and each tells of itself. What is ours goes last, unheard.
-    rig.node.run(
-        "seq 0 59999 | while read -r n; do
-             echo neigh replace 198.18.1.$((2 + n % 250)) lladdr 02:00:00:00:$(printf '%02x:%02x' $((n / 256 % 256)) $((n % 256))) dev up1
-         done | ip -batch -
-         ip route flush proto 201
-         ip nexthop flush proto 201",
-    )?;
+    let told: String = (0..60_000_u32)
+        .map(|n| {
+            let (host, [_, _, high, low]) = (2 + n % 250, n.to_be_bytes());
+            format!("neigh replace 198.18.1.{host} lladdr 02:00:00:00:{high:02x}:{low:02x} dev up1\n")
+        })
+        .collect();
+    let batch = rig.lab.dir().join("neighbours");
+    std::fs::write(&batch, told)?;
+    rig.node.run(&format!("ip -batch {}", batch.display()))?;
+    rig.node.run("ip route flush proto 201; ip nexthop flush proto 201")?;
     rig.agent.process()?.signal(Signal::SIGCONT)?;
     rig.wait_fib("all as before", |fib| *fib == before)?;
     let overruns = rig.agent.metric("backtrail_kernel_overruns_total")?;

@@ -26,7 +26,7 @@ pub(crate) struct Rig {
     pub(crate) peers: [Namespace; 2],
     pub(crate) node: Namespace,
     ifindexes: [u32; 2],
-    _lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 pub(crate) fn manifests(spec: &str) -> String {
@@ -79,7 +79,7 @@ impl Rig {
         let ifindexes = [ifindex("up0")?, ifindex("up1")?];
         let options = AgentOptions { manifests: manifests(spec), ..AgentOptions::default() };
         let agent = Agent::start(&lab, &node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
-        let mut rig = Self { feeder: None, agent, peers, node, ifindexes, _lab: lab };
+        let mut rig = Self { feeder: None, agent, peers, node, ifindexes, lab };
         rig.connect()?;
         Ok(rig)
     }
