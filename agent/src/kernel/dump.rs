@@ -45,7 +45,7 @@ pub struct TableUse {
 pub fn table_use(table: u32, own: u8) -> Result<TableUse, KernelError> {
     let mut seen = TableUse::default();
     let filter = RouteFilter { table: Some(table), ..RouteFilter::default() };
-    visit_routes(filter, &mut |route| {
+    visit(filter, None, &mut |route| {
         if route.protocol == own {
             seen.ours = true;
             return ControlFlow::Break(());
@@ -64,24 +64,13 @@ pub fn table_use(table: u32, own: u8) -> Result<TableUse, KernelError> {
 /// # Errors
 /// [`KernelError`]: no socket, or the kernel refused the dump.
 pub fn dump_routes(filter: RouteFilter, f: &mut dyn FnMut(KernelRoute)) -> Result<(), KernelError> {
-    visit_routes(filter, &mut |route| {
+    visit(filter, None, &mut |route| {
         f(route);
         ControlFlow::Continue(())
     })
 }
 
-/// The same until `f` has seen enough.
-///
-/// # Errors
-/// As [`dump_routes`].
-pub fn visit_routes(
-    filter: RouteFilter,
-    f: &mut dyn FnMut(KernelRoute) -> ControlFlow<()>,
-) -> Result<(), KernelError> {
-    visit(filter, None, f)
-}
-
-/// The same for a process that writes, too: where the [`Gate`] closes meanwhile, the IPv6 routes are read anew once it is
+/// The same until `f` has seen enough, for a process that writes, too: where the [`Gate`] closes meanwhile, the IPv6 routes are read anew once it is
 /// open, and `f` sees some of them again.
 ///
 /// # Errors

@@ -8,7 +8,7 @@
 //!
 //! What is known of a burst is its beginning, a corner of the address space. Were that written whole, the corner would be full
 //! and the rest empty, which costs the trie as much (`resize`, and `update_suffix`, which looks for the next short prefix from
-//! the low end on). So while a burst grows only the first pass follows it.
+//! the low end on). So while a burst grows only the first pass follows it, of what goes the first two.
 
 use std::time::{Duration, Instant};
 
