@@ -68,6 +68,9 @@ impl Agent {
                 self.todo.survey |= nexthops;
                 // Nexthops come with new sessions.
                 self.facts.ask_peers |= nexthops;
+                if let Some(events) = &self.fpm_events {
+                    events.recycle(updates);
+                }
             }
             Event::ReplayComplete { epoch, .. } => {
                 tracing::info!(%epoch, routes = self.engine.rib().len(), "FRR's replay is complete");

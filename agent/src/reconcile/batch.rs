@@ -11,6 +11,9 @@ use super::{Engine, Entry, INSTALLED, MAX_BATCH, MAX_IN_FLIGHT};
 use crate::model::ops::{Batch, RouteOp};
 use crate::rib::{AT_ONCE, Slot};
 
+/// Records that are prepared for being looked up with each batch: less than what a batch takes to be written.
+const SETTLED_AT_ONCE: usize = MAX_BATCH;
+
 /// An emitted operation, waiting for its acknowledgement.
 pub(super) enum Pending {
     Nexthop(NexthopOp),
@@ -50,6 +53,10 @@ impl Ops {
 impl Engine {
     /// The next batch for the programmer, if there is something to do and room for it.
     pub fn next_batch(&mut self, now: Instant) -> Option<Batch> {
+        let growing = self.burst.is_growing(now);
+        if !growing {
+            self.rib.settle(SETTLED_AT_ONCE);
+        }
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             return None;
         }
@@ -62,7 +69,6 @@ impl Engine {
             return self.submit(ops);
         }
         self.emit_nexthops(&mut ops, now);
-        let growing = self.burst.is_growing(now);
         while ops.ops.len() < MAX_BATCH {
             if !self.room.is_empty() {
                 self.use_room(now);

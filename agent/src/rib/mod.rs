@@ -388,6 +388,12 @@ impl<E: Copy + Default> Rib<E> {
         self.store.warm_removals(slots);
     }
 
+    /// Does some of the work that learning put off, for so many records at most: what depends on it is only how fast prefixes are
+    /// found.
+    pub fn settle(&mut self, records: usize) {
+        self.store.settle(records);
+    }
+
     /// Forgets every route that was not announced in the current generation, and the older nexthop objects.
     pub fn sweep(&mut self) {
         let current = self.generation();

@@ -2,8 +2,12 @@
 //!
 //! A record is looked up once, by its prefix; from then on its [`Slot`] travels, through the user's queues too. A prefix that
 //! is in several tables, or goes into several, takes as many records as it needs.
+//!
+//! FRR announces ascending prefixes, and the kernel dumps them so. While they ascend, records are only appended: such a *tail*
+//! is searched by halves, and goes into the index when there is time for it.
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::hash::{BuildHasher as _, Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -82,6 +86,18 @@ impl Key {
     }
 }
 
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.v6, self.addr, self.len).cmp(&(other.v6, other.addr, other.len))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d] = self.addr.map(u64::from);
@@ -129,6 +145,10 @@ impl Indexed {
     }
 }
 
+fn hash(hasher: &RandomState, key: Key) -> u32 {
+    u32::try_from(hasher.hash_one(key) >> 32).unwrap_or_default()
+}
+
 const fn spread(hash: u32) -> u64 {
     (hash as u64) << 32 | hash as u64
 }
@@ -137,8 +157,10 @@ const fn spread(hash: u32) -> u64 {
 pub(super) struct Store<E> {
     records: Vec<Record<E>>,
     free: Vec<u32>,
-    /// Records by prefix.
+    /// Records by prefix, but those of the tail.
     index: HashTable<Indexed>,
+    /// Where the tail begins: from here on each prefix is greater than the one before.
+    tail: usize,
     /// Drawn for each process: a peer cannot choose prefixes that collide. All of its bits count: the table compares the
     /// upper ones before it looks at a record, and a multiplication alone leaves them the same for all prefixes of a length.
     hasher: RandomState,
@@ -159,6 +181,7 @@ impl<E> Default for Store<E> {
             records: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
+            tail: 0,
             hasher: RandomState::default(),
             tables: Vec::new(),
             table_index: FxHashMap::default(),
@@ -194,8 +217,7 @@ impl<E: Copy + Default> Store<E> {
     }
 
     fn hash(&self, key: Key) -> u32 {
-        let hash = self.hasher.hash_one(key);
-        u32::try_from(hash >> 32).unwrap_or_default()
+        hash(&self.hasher, key)
     }
 
     /// The records of a prefix.
@@ -204,8 +226,42 @@ impl<E: Copy + Default> Store<E> {
         let found = self.index.iter_hash(spread(hash)).filter(move |indexed| indexed.hash == hash);
         found
             .map(|indexed| Slot(indexed.slot))
+            .chain(self.find_in_tail(key))
             .filter_map(move |slot| Some((slot, self.record(slot)?)))
             .filter(move |(_, record)| record.key == key)
+    }
+
+    /// The last record, if it is the tail's.
+    fn last_of_tail(&self) -> Option<&Record<E>> {
+        self.records.get(self.tail..)?.last()
+    }
+
+    fn find_in_tail(&self, key: Key) -> Option<Slot> {
+        self.last_of_tail().filter(|last| key <= last.key)?;
+        let found = self.records.get(self.tail..)?.binary_search_by(|record| record.key.cmp(&key)).ok()?;
+        u32::try_from(self.tail + found).ok().map(Slot)
+    }
+
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Puts some of the tail's records into the index.
+    pub(super) fn settle(&mut self, records: usize) {
+        let end = self.tail.saturating_add(records).min(self.records.len());
+        if self.tail == end {
+            return;
+        }
+        // Room for all of the tail: so the index grows once.
+        self.index.reserve(self.records.len() - self.tail, Indexed::spread);
+        let Self { index, hasher, records, tail, .. } = self;
+        for (slot, record) in records.iter().enumerate().take(end).skip(*tail) {
+            let indexed =
+                Indexed { slot: u32::try_from(slot).unwrap_or(u32::MAX), hash: hash(hasher, record.key) };
+            index.insert_unique(indexed.spread(), indexed, Indexed::spread);
+        }
+        *tail = end;
     }
 
     /// The prefix's record, if it is where it is expected and the only one.
@@ -247,7 +303,7 @@ impl<E: Copy + Default> Store<E> {
     fn find_slot(&self, key: Key, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.hash(key);
         let found = self.index.find(spread(hash), |indexed| indexed.hash == hash && is_it(indexed.slot));
-        found.map(|indexed| indexed.slot)
+        found.map(|indexed| indexed.slot).or_else(|| self.find_in_tail(key).map(Slot::index))
     }
 
     /// The same for records that are known.
@@ -310,16 +366,18 @@ impl<E: Copy + Default> Store<E> {
             label: 0,
             shared,
         };
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => u32::try_from(self.records.len()).ok()?,
-        };
-        match self.records.get_mut(index as usize) {
-            Some(place) => *place = record,
-            None => self.records.push(record),
+        if let Some(index) = self.free.pop() {
+            *self.records.get_mut(index as usize)? = record;
+            let indexed = Indexed { slot: index, hash: self.hash(key) };
+            self.index.insert_unique(indexed.spread(), indexed, Indexed::spread);
+            return Some(Slot(index));
         }
-        let indexed = Indexed { slot: index, hash: self.hash(key) };
-        self.index.insert_unique(indexed.spread(), indexed, Indexed::spread);
+        let index = u32::try_from(self.records.len()).ok()?;
+        let ascends = self.last_of_tail().is_none_or(|last| last.key < key);
+        if !ascends {
+            self.settle(usize::MAX);
+        }
+        self.records.push(record);
         Some(Slot(index))
     }
 
@@ -327,12 +385,16 @@ impl<E: Copy + Default> Store<E> {
     fn tidy(&mut self, slot: Slot) {
         let Some(record) = self.record(slot).filter(|record| record.is_vacant()) else { return };
         let hash = self.hash(record.key);
+        if slot.0 as usize >= self.tail {
+            self.settle(usize::MAX);
+        }
         if let Ok(found) = self.index.find_entry(spread(hash), |indexed| indexed.slot == slot.0) {
             found.remove();
             self.free.push(slot.0);
         }
-        if self.index.is_empty() {
+        if self.index.is_empty() && self.tail == self.records.len() {
             (self.records, self.free, self.index) = (Vec::new(), Vec::new(), HashTable::new());
+            self.tail = 0;
         }
     }
 

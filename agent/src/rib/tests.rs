@@ -168,6 +168,7 @@ enum Step {
     Withdraw(u32, IpNet),
     Enter(u16, IpNet, u32),
     Drop(u16, IpNet),
+    Settle(usize),
 }
 
 /// Few prefixes, so that they meet; IPv6 ones whose first word is that of an IPv4 one.
@@ -189,13 +190,24 @@ fn step() -> impl Strategy<Value = Step> {
         (0..3u32, some_prefix()).prop_map(|(table, net)| Step::Withdraw(table, net)),
         (scope.clone(), some_prefix(), any::<u32>()).prop_map(|(to, net, value)| Step::Enter(to, net, value)),
         (scope, some_prefix()).prop_map(|(to, net)| Step::Drop(to, net)),
+        (0..8usize).prop_map(Step::Settle),
     ]
+}
+
+/// Single ones, and prefixes that ascend.
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let ascending = prop::collection::btree_set(some_prefix(), 2..12);
+    let run = (0..3u32, ascending, any::<u32>()).prop_map(|(table, prefixes, id)| {
+        prefixes.into_iter().map(|net| Step::Learn(table, net, id)).collect::<Vec<_>>()
+    });
+    let some = prop_oneof![4 => step().prop_map(|step| vec![step]), 1 => run];
+    prop::collection::vec(some, 0..100).prop_map(|some| some.concat())
 }
 
 proptest! {
     /// Routes and entries share records, and nothing of that shows.
     #[test]
-    fn a_store_is_two_maps(steps in prop::collection::vec(step(), 0..200)) {
+    fn a_store_is_two_maps(steps in steps()) {
         let mut store: Store<u32> = Store::default();
         let (mut routes, mut entries) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
         let learned = |id| Learned {
@@ -238,6 +250,10 @@ proptest! {
                     prop_assert_eq!(slot.is_some(), entries.remove(&(to, net)).is_some());
                     slot.into_iter().for_each(|slot| store.drop_entry(slot));
                 }
+                Step::Settle(records) => store.settle(records),
+            }
+            for (table, net) in routes.keys() {
+                prop_assert!(store.find(*table, net).is_some());
             }
         }
         let found: std::collections::BTreeMap<_, _> = store.iter().map(|(_, t, net, l)| ((t, net), *l)).collect();
@@ -245,4 +261,43 @@ proptest! {
         let found: std::collections::BTreeMap<_, _> = store.entries().map(|(_, to, net, e)| ((to, net), *e)).collect();
         prop_assert_eq!(found, entries);
     }
+}
+
+#[test]
+fn what_ascends_is_put_into_the_index_later() {
+    let mut store: Store<()> = Store::default();
+    let learned = Learned {
+        target: LearnedTarget::Nexthop(1),
+        protocol: 186,
+        generation: Generation(1),
+        answer: Answer::Owed,
+    };
+    let nets: Vec<IpNet> =
+        (0..100u32).map(|n| ipnet::Ipv4Net::new((n << 8).into(), 24).unwrap().into()).collect();
+    for net in &nets {
+        store.learn(254, net, learned).unwrap();
+    }
+    assert_eq!(store.indexed(), 0);
+    store.settle(30);
+    assert_eq!(store.indexed(), 30);
+    assert!(nets.iter().rev().all(|net| store.find(254, net).is_some()));
+    // The end of all that is in the index is not the end of all.
+    for net in &nets[..30] {
+        let slot = store.find(254, net).unwrap();
+        store.forget(slot);
+    }
+    assert_eq!((store.indexed(), store.len()), (0, 70));
+    assert!(nets[30..].iter().all(|net| store.find(254, net).is_some()));
+    // What takes a place within goes into the index, and one that does not follow ends it.
+    for net in &nets[..30] {
+        store.learn(254, net, learned).unwrap();
+    }
+    assert_eq!(store.indexed(), 30);
+    store.learn(254, &net("0.0.0.0/0"), learned).unwrap();
+    assert_eq!((store.indexed(), store.len()), (100, 101));
+    for net in nets.iter().chain([&net("0.0.0.0/0")]) {
+        let slot = store.find(254, net).unwrap();
+        store.forget(slot);
+    }
+    assert_eq!((store.indexed(), store.len()), (0, 0));
 }

@@ -15,6 +15,7 @@ use super::shared::{Delivery, Received, Session, Shared};
 use super::{DisconnectReason, RefuseReason};
 use crate::codec::{Decoder, StreamError};
 use crate::session::Replay;
+use crate::update::Update;
 
 /// How long a read waits for a consumer that is busy, once until it takes something: coalescing costs more than its work.
 /// zebra's bytes wait in the socket's buffers so long.
@@ -25,6 +26,8 @@ struct Connection {
     peer: SocketAddr,
     shared: Arc<Shared>,
     decoder: Decoder,
+    /// Memory for the updates of the next read.
+    room: Vec<Update>,
     replay: Replay,
     /// Set while it is the session.
     session: Option<Session>,
@@ -52,6 +55,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
     let mut connection = Connection {
         peer,
         decoder: Decoder::new(),
+        room: Vec::new(),
         replay: Replay::new(shared.options.quiet),
         session: shared.connect(peer),
         pid: None,
@@ -136,8 +140,7 @@ impl Connection {
     fn receive(&mut self, bytes: usize) -> Next {
         let now = Instant::now();
         self.replay.bytes(now);
-        let mut received = Received::default();
-        received.add_bytes(bytes);
+        let mut received = Received::new(std::mem::take(&mut self.room), bytes);
         let outcome = self.decode(&mut received);
         self.pid = received.pid.or(self.pid);
         received.pid = self.pid;
@@ -156,6 +159,7 @@ impl Connection {
                 Delivery::Overflow => return Next::Close,
             }
         }
+        self.room = received.into_room();
         match outcome {
             Ok(()) => Next::Go,
             Err(error) => self.end(DisconnectReason::Malformed(error)),
@@ -180,6 +184,7 @@ impl Connection {
             && let Some(session) = &self.session
         {
             self.shared.replay_complete(session.epoch, self.pid);
+            self.room = Vec::new();
         }
         Next::Go
     }

@@ -69,6 +69,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 struct State {
     queue: Queue,
+    /// Room for the updates of a read, that of an event before: memory that is fresh each time costs more than decoding into it.
+    spare: Vec<Update>,
     active: Option<Active>,
     last_epoch: u64,
     stats: Stats,
@@ -89,7 +91,7 @@ pub(super) struct Shared {
 }
 
 /// Progress of one read: what its frames amount to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Received {
     pub(super) updates: Vec<Update>,
     pub(super) pid: Option<u32>,
@@ -107,10 +109,17 @@ impl Received {
         self.unknown_attributes += u64::from(frame.unknown_attributes);
     }
 
-    /// Bytes came, and with them most likely so many updates.
-    pub(super) fn add_bytes(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        self.updates.reserve(bytes / TYPICAL_FRAME);
+    /// Bytes came, and with them most likely so many updates as `updates`, empty, is made to have room for.
+    pub(super) fn new(mut updates: Vec<Update>, bytes: usize) -> Self {
+        updates.reserve(bytes / TYPICAL_FRAME);
+        let bytes = bytes as u64;
+        Self { updates, pid: None, bytes, frames: 0, raw_messages: 0, unknown_attributes: 0 }
+    }
+
+    /// Room for what the next read brings.
+    pub(super) fn into_room(mut self) -> Vec<Update> {
+        self.updates.clear();
+        self.updates
     }
 
     pub(super) fn has_frames(&self) -> bool {
@@ -192,6 +201,9 @@ impl Shared {
         }
         received.count(&mut state.stats);
         state.queue.push_updates(epoch, received.pid, &mut received.updates);
+        if received.updates.capacity() == 0 {
+            received.updates = std::mem::take(&mut state.spare);
+        }
         let pending_bytes = state.queue.pending_bytes();
         state.stats.peak_pending_bytes = state.stats.peak_pending_bytes.max(pending_bytes);
         self.arrived.notify_one();
@@ -207,6 +219,7 @@ impl Shared {
         let mut state = self.lock();
         if state.epoch() == Some(epoch) {
             state.queue.push(Event::ReplayComplete { epoch, pid });
+            state.spare = Vec::new();
             self.arrived.notify_one();
         }
     }
@@ -276,7 +289,7 @@ impl Shared {
 impl State {
     fn new() -> Self {
         let queue = Queue::new(COALESCE_FROM);
-        Self { queue, active: None, last_epoch: 0, stats: Stats::default(), closed: false }
+        Self { queue, spare: Vec::new(), active: None, last_epoch: 0, stats: Stats::default(), closed: false }
     }
 
     fn epoch(&self) -> Option<Epoch> {
@@ -320,6 +333,14 @@ impl EventReceiver {
             self.shared.taken.notify_one();
         }
         event
+    }
+
+    /// Takes the updates of an event that was dealt with: what comes next is decoded into their memory.
+    pub fn recycle(&self, mut updates: Vec<Update>) {
+        updates.clear();
+        if updates.capacity() <= COALESCE_FROM {
+            self.shared.lock().spare = updates;
+        }
     }
 
     /// Counters.

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::frame::{Encoding, FrameErrorCause, write_frame};
 use crate::netlink::{Offload, encode};
+use crate::queue::COALESCE_FROM;
 use crate::types::{NexthopId, Protocol, RouteKey, TableId};
 use crate::update::{Route, Update};
 use crate::{RouteDel, StreamError};
@@ -87,6 +88,34 @@ async fn a_session_from_connect_to_end() {
     assert_eq!(events.stats().frames, 2);
     drop(server);
     assert_eq!(events.recv().await, None);
+}
+
+/// Gives memory for so many updates back; returns for how many that of the next three events was.
+async fn after_recycling(room: usize) -> Vec<usize> {
+    let (server, mut events) = bind(ServerOptions::default());
+    let mut zebra = TcpStream::connect(server.local_addr()).await.unwrap();
+    let mut recycled = vec![route(99, 99)];
+    recycled.reserve_exact(room - 1);
+    let mut rooms = Vec::new();
+    for n in 0..3 {
+        events.recycle(std::mem::take(&mut recycled));
+        zebra.write_all(&frame(&[route(n, 10)])).await.unwrap();
+        let seen = until(&mut events, |event| matches!(event, Event::Updates { .. })).await;
+        assert_eq!(updates_of(&seen), [route(n, 10)], "nothing of what it held is left");
+        let Some(Event::Updates { updates, .. }) = seen.into_iter().last() else { panic!("not the last") };
+        rooms.push(updates.capacity());
+        recycled = updates;
+    }
+    rooms
+}
+
+#[tokio::test]
+async fn memory_that_is_given_back_is_used_again() {
+    assert!(after_recycling(10_000).await.contains(&10_000));
+    assert!(
+        !after_recycling(COALESCE_FROM + 1).await.iter().any(|room| *room > COALESCE_FROM),
+        "too much to keep"
+    );
 }
 
 #[tokio::test]
