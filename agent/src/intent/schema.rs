@@ -1,6 +1,7 @@
 //! Checks a manifest against the CRD of its kind: what an API server would refuse is refused here, and
 //! unknown fields too, which an API server would prune.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use kube::core::cel::{CompiledSchema, Validator, apply_defaults, compile_schema};
@@ -26,7 +27,8 @@ impl FieldError {
 
 /// The CRDs of all kinds, ready to check manifests.
 pub(super) struct Checker {
-    kinds: BTreeMap<String, (Value, CompiledSchema)>,
+    /// Rules are compiled for the first manifest of a kind: that takes more memory than all else of an agent without routes.
+    kinds: BTreeMap<String, (Value, OnceCell<CompiledSchema>)>,
     rules: Validator,
 }
 
@@ -46,15 +48,14 @@ const METADATA: [&str; 11] = [
 ];
 
 impl Checker {
-    /// Compiles the rules of all CRDs.
+    /// Collects the schemas of all CRDs.
     pub(super) fn new() -> Self {
         let kinds = api::crds()
             .into_iter()
             .filter_map(|crd| {
                 let schema = crd.spec.versions.into_iter().next()?.schema?.open_api_v3_schema?;
                 let schema = serde_json::to_value(schema).ok()?;
-                let compiled = compile_schema(&schema);
-                Some((crd.spec.names.kind, (schema, compiled)))
+                Some((crd.spec.names.kind, (schema, OnceCell::new())))
             })
             .collect();
         Self { kinds, rules: Validator::new() }
@@ -87,6 +88,7 @@ impl Checker {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let compiled = compiled.get_or_init(|| compile_schema(schema));
         match self.rules.validate_compiled(compiled, &manifest, None) {
             Ok(()) => Ok(apply_defaults(schema, &manifest)),
             Err(broken) => Err(broken
