@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::bodies::BodySlot;
 use super::nexthops::NexthopOp;
+use super::queue::{BURST, Growth};
 use super::{Engine, Entry, INSTALLED, MAX_BATCH, MAX_IN_FLIGHT};
 use crate::model::ops::{Batch, RouteOp};
 use crate::rib::{AT_ONCE, Slot};
@@ -53,8 +54,8 @@ impl Ops {
 impl Engine {
     /// The next batch for the programmer, if there is something to do and room for it.
     pub fn next_batch(&mut self, now: Instant) -> Option<Batch> {
-        let growing = self.burst.is_growing(now);
-        if !growing {
+        let growth = self.growth(now);
+        if growth == Growth::Not {
             self.rib.settle(SETTLED_AT_ONCE);
         }
         if self.in_flight.len() >= MAX_IN_FLIGHT {
@@ -74,7 +75,7 @@ impl Engine {
                 self.use_room(now);
             }
             let some: SmallVec<[Slot; AT_ONCE]> =
-                std::iter::from_fn(|| self.queue.pop(growing)).take(AT_ONCE).collect();
+                std::iter::from_fn(|| self.queue.pop(growth)).take(AT_ONCE).collect();
             if some.is_empty() {
                 break;
             }
@@ -95,6 +96,16 @@ impl Engine {
             self.dirty_since = None;
         }
         self.submit(ops)
+    }
+
+    fn growth(&mut self, now: Instant) -> Growth {
+        if !self.burst.is_growing(now) {
+            Growth::Not
+        } else if self.rib.ascending() < BURST / 2 {
+            Growth::Everywhere
+        } else {
+            Growth::Upwards
+        }
     }
 
     fn submit(&mut self, Ops { ops, pending }: Ops) -> Option<Batch> {

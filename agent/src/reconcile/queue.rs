@@ -22,6 +22,16 @@ pub(super) const BURST_QUIET: Duration = Duration::from_millis(10);
 /// Most entries of a burst wait no longer than this for the others.
 pub(super) const BURST_WAIT: Duration = Duration::from_secs(1);
 
+/// Where what is new in a burst lies, of which more will come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Growth {
+    Not,
+    /// From the low end of the address space on.
+    Upwards,
+    /// In no order: there is no corner to be spared.
+    Everywhere,
+}
+
 /// A burst of updates, which is worth being waited for.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
@@ -71,11 +81,17 @@ impl Queue {
         if held { self.held.push(slot.index()) } else { self.new.push(slot.index()) }
     }
 
-    /// The next one; while a burst is `growing`, of those that need not wait for its end. What goes may go in two passes: a
+    /// The next one; while a burst `grows`, of those that need not wait for its end. What goes may go in two passes: a
     /// corner that thins out costs less than one that fills.
-    pub(super) fn pop(&mut self, growing: bool) -> Option<Slot> {
-        let (sweep, first) = if self.held.len > 0 { (&mut self.held, 2) } else { (&mut self.new, 1) };
-        sweep.pop(if growing { first } else { PASSES.len() }).map(Slot::at_index)
+    pub(super) fn pop(&mut self, grows: Growth) -> Option<Slot> {
+        let held = self.held.len > 0;
+        let passes = match grows {
+            Growth::Not => PASSES.len(),
+            Growth::Upwards | Growth::Everywhere if held => 2,
+            Growth::Upwards => 1,
+            Growth::Everywhere => PASSES.len(),
+        };
+        if held { self.held.pop(passes) } else { self.new.pop(passes) }.map(Slot::at_index)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -388,6 +388,12 @@ impl<E: Copy + Default> Rib<E> {
         self.store.warm_removals(slots);
     }
 
+    /// How many of the prefixes that were new last came in ascending order.
+    #[must_use]
+    pub fn ascending(&self) -> usize {
+        self.store.ascending()
+    }
+
     /// Does some of the work that learning put off, for so many records at most: what depends on it is only how fast prefixes are
     /// found.
     pub fn settle(&mut self, records: usize) {

@@ -161,6 +161,9 @@ pub(super) struct Store<E> {
     index: HashTable<Indexed>,
     /// Where the tail begins: from here on each prefix is greater than the one before.
     tail: usize,
+    /// The prefix that was new last, and how many before it ascended one after the other.
+    newest: Option<Key>,
+    ascending: usize,
     /// Drawn for each process: a peer cannot choose prefixes that collide. All of its bits count: the table compares the
     /// upper ones before it looks at a record, and a multiplication alone leaves them the same for all prefixes of a length.
     hasher: RandomState,
@@ -182,6 +185,8 @@ impl<E> Default for Store<E> {
             free: Vec::new(),
             index: HashTable::new(),
             tail: 0,
+            newest: None,
+            ascending: 0,
             hasher: RandomState::default(),
             tables: Vec::new(),
             table_index: FxHashMap::default(),
@@ -245,6 +250,10 @@ impl<E: Copy + Default> Store<E> {
     #[cfg(test)]
     pub(super) fn indexed(&self) -> usize {
         self.index.len()
+    }
+
+    pub(super) fn ascending(&self) -> usize {
+        self.ascending
     }
 
     /// Puts some of the tail's records into the index.
@@ -366,6 +375,8 @@ impl<E: Copy + Default> Store<E> {
             label: 0,
             shared,
         };
+        let ascends = self.newest.replace(key).is_none_or(|newest| newest < key);
+        self.ascending = if ascends { self.ascending + 1 } else { 0 };
         if let Some(index) = self.free.pop() {
             *self.records.get_mut(index as usize)? = record;
             let indexed = Indexed { slot: index, hash: self.hash(key) };
@@ -373,8 +384,7 @@ impl<E: Copy + Default> Store<E> {
             return Some(Slot(index));
         }
         let index = u32::try_from(self.records.len()).ok()?;
-        let ascends = self.last_of_tail().is_none_or(|last| last.key < key);
-        if !ascends {
+        if self.last_of_tail().is_some_and(|last| last.key >= key) {
             self.settle(usize::MAX);
         }
         self.records.push(record);

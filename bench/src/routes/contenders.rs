@@ -12,6 +12,7 @@ use backtrail_lab::{Agent, AgentOptions, Feeder, Frr, FrrInstall, FrrOptions, La
 use super::bgp::Speaker;
 use super::fib::Seen;
 use super::netlink::{Change, Into, Writer};
+use super::set::Random;
 use super::{METRIC, PEERS, PEERS6, Phase, RoutesArgs, Set, TABLE, bgpd, manifests, node, speaker};
 use crate::memory::calm;
 use crate::report::Report;
@@ -134,13 +135,17 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(set: &Set) -> Result<Self> {
+    fn new(set: &Set, shuffled: bool) -> Result<Self> {
+        let mut routes = set.routes.clone();
+        if shuffled {
+            Random::new(3).shuffle(&mut routes);
+        }
         let first = NEXTHOP + if set.v6 { 2 } else { 0 };
         let moves = |id| frames(set.moved.iter().map(|net| announce(*net, id)));
         Ok(Self {
-            insert: frames(set.routes.iter().map(|net| announce(*net, first)))?,
+            insert: frames(routes.iter().map(|net| announce(*net, first)))?,
             moves: [moves(first)?, moves(first + 1)?],
-            withdraw: frames(set.routes.iter().map(|net| withdraw(*net)))?,
+            withdraw: frames(routes.iter().map(|net| withdraw(*net)))?,
         })
     }
 }
@@ -165,7 +170,7 @@ impl Backtrail {
             feeder: None,
             idle: None,
             nexthops: frames((NEXTHOP..).zip(gateways).map(|(id, gateway)| nexthop(id, gateway, ifindex)))?,
-            streams: [Streams::new(v4)?, Streams::new(v6)?],
+            streams: [Streams::new(v4, args.shuffled)?, Streams::new(v6, args.shuffled)?],
             _peer: peer,
         })
     }

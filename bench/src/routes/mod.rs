@@ -83,6 +83,9 @@ pub(crate) struct RoutesArgs {
     /// Leave zebra out, which takes most of the time: its bar is short then
     #[arg(long)]
     without_zebra: bool,
+    /// Announce and withdraw to the agent in random order: zebra's replay ascends, the changes that follow it need not
+    #[arg(long)]
+    shuffled: bool,
 }
 
 impl RoutesArgs {
@@ -94,11 +97,12 @@ impl RoutesArgs {
 pub(crate) fn describe(args: &RoutesArgs) -> String {
     format!(
         "routes: {} rounds; in each, {} IPv4 routes go into the kernel, {} of them move {MOVES} times between two nexthops, and \
-         all go out again; then {} IPv6 routes: by a bare netlink writer, by the agent from FPM bytes{}\n",
+         all go out again; then {} IPv6 routes: by a bare netlink writer, by the agent from FPM bytes{}{}\n",
         args.common.rounds(),
         args.size(),
         (args.size() as usize).min(MAX_MOVED),
         args.size().min(MAX_V6),
+        if args.shuffled { " in random order" } else { "" },
         if args.without_zebra { "" } else { ", by zebra from BGP" }
     )
 }
@@ -148,6 +152,7 @@ impl Set {
 /// Measures, round by round.
 pub(crate) fn run(args: &RoutesArgs, report: &mut Report) -> Result<()> {
     report.setting("routes", args.size());
+    report.setting("shuffled", u32::from(args.shuffled));
     report.setting("rounds", args.common.rounds());
     let lab = Lab::new("bench")?;
     let v4 = set::full_table(args.size(), 1).into_iter().map(IpNet::V4).collect();

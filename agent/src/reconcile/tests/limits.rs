@@ -128,6 +128,18 @@ fn while_a_burst_grows_a_part_of_it_is_written() {
 }
 
 #[test]
+fn a_burst_in_no_order_waits_for_nothing() {
+    let mut bench = with_group();
+    let mut updates = burst(0, BURST);
+    updates.sort_by_key(|update| match update {
+        Update::Route(route) => route.key.dst.to_string().bytes().rev().collect::<Vec<u8>>(),
+        _ => Vec::new(),
+    });
+    tell(&mut bench, &updates);
+    assert_eq!(bench.fib(254).len(), BURST);
+}
+
+#[test]
 fn what_takes_long_to_learn_does_not_end_a_burst() {
     let mut bench = with_group();
     bench.engine.fpm_updates(&burst(0, BURST), bench.now);
