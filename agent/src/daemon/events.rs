@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use zebra_fpm::Update;
 use zebra_fpm::server::{DisconnectReason, Event};
 
 use super::drift::Author;
@@ -47,31 +48,7 @@ impl Agent {
                 self.engine.fpm_connected(now);
                 self.probe_feedback();
             }
-            Event::Updates { updates, pid, .. } => {
-                if self.fpm.replay_began.is_some() {
-                    // zebra takes its time between connecting and the first byte.
-                    if !self.fpm.replaying && self.fpm.replay_compared.is_none() {
-                        self.fpm.replay_began = Some(now);
-                    }
-                    self.fpm.replaying = true;
-                }
-                self.fpm.last_message = Some(jiff::Timestamp::now());
-                if let Some(pid) = pid {
-                    self.engine.fpm_pid(pid);
-                }
-                let tables = self.engine.rib().tables().len();
-                self.engine.fpm_updates(&updates, now);
-                self.engine.fpm_taken(Instant::now());
-                // A table that FRR writes is a table that nothing else may write.
-                self.todo.plan |= self.engine.rib().tables().len() != tables;
-                let nexthops = measure::count_updates(&self.metrics, &updates) > 0;
-                self.todo.survey |= nexthops;
-                // Nexthops come with new sessions.
-                self.facts.ask_peers |= nexthops;
-                if let Some(events) = &self.fpm_events {
-                    events.recycle(updates);
-                }
-            }
+            Event::Updates { updates, pid, .. } => self.on_updates(updates, pid, now),
             Event::ReplayComplete { epoch, .. } => {
                 tracing::info!(%epoch, routes = self.engine.rib().len(), "FRR's replay is complete");
                 let compared = self.fpm.replay_compared.unwrap_or(now);
@@ -102,6 +79,32 @@ impl Agent {
                 tracing::warn!(%old_peer, %new_peer, "a second FPM client took over: two zebras?");
                 self.fpm.second_client = Some((old_peer, new_peer));
             }
+        }
+    }
+
+    fn on_updates(&mut self, updates: Vec<Update>, pid: Option<u32>, now: Instant) {
+        if self.fpm.replay_began.is_some() {
+            // zebra takes its time between connecting and the first byte.
+            if !self.fpm.replaying && self.fpm.replay_compared.is_none() {
+                self.fpm.replay_began = Some(now);
+            }
+            self.fpm.replaying = true;
+        }
+        self.fpm.last_message = Some(jiff::Timestamp::now());
+        if let Some(pid) = pid {
+            self.engine.fpm_pid(pid);
+        }
+        let tables = self.engine.rib().tables().len();
+        self.engine.fpm_updates(&updates, now);
+        self.engine.fpm_taken(Instant::now());
+        // A table that FRR writes is a table that nothing else may write.
+        self.todo.plan |= self.engine.rib().tables().len() != tables;
+        let nexthops = measure::count_updates(&self.metrics, &updates) > 0;
+        self.todo.survey |= nexthops;
+        // Nexthops come with new sessions.
+        self.facts.ask_peers |= nexthops;
+        if let Some(events) = &self.fpm_events {
+            events.recycle(updates);
         }
     }
 
