@@ -1,5 +1,7 @@
 //! A table that zebra writes is zebra's: imports into it are refused, and nobody fights.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::{FrrInstall, Monitor, wait_until};
 
@@ -62,6 +64,8 @@ spec: {{from: {{table: 100}}, into: {{table: {into}}}, allowed: {{mode: All}}}}
         rig.speakers[0].announce(PEER_AS, &flapping)?;
         wait_until(WAIT, "BGP has announced", || zebras().is_ok_and(|count| count.trim() == "20"))?;
     }
+    let more = std::env::var("BACKTRAIL_WATCH_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    std::thread::sleep(Duration::from_secs(more.unwrap_or(0)));
     ensure!(quiet.ours()?.is_empty(), "{:?}", quiet.ours()?);
     let touched: Vec<String> =
         quiet.lines()?.into_iter().filter(|line| line.contains(BOTH) || line.contains(STATIC)).collect();
