@@ -42,6 +42,7 @@ const WANTED: &[&str] = &[
     "nft_ct",
     "nft_masq",
     "nft_nat",
+    "nft_reject_inet",
     "sch_ingress",
     "tcp_diag",
     "tun",
