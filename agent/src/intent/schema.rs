@@ -27,7 +27,7 @@ impl FieldError {
 
 /// The CRDs of all kinds, ready to check manifests.
 pub(super) struct Checker {
-    /// Rules are compiled for the first manifest of a kind: that takes more memory than all else of an agent without routes.
+    /// Rules are compiled for the first manifest of a kind: most nodes have few kinds, and all rules take a MiB.
     kinds: BTreeMap<String, (Value, OnceCell<CompiledSchema>)>,
     rules: Validator,
 }

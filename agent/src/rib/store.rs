@@ -7,7 +7,6 @@
 //! is searched by halves, and goes into the index when there is time for it.
 
 use std::cell::Cell;
-use std::cmp::Ordering;
 use std::hash::{BuildHasher as _, Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -50,13 +49,13 @@ const UNKNOWN: Learned = Learned {
     answer: Answer::Owed,
 };
 
-/// A prefix in as few bytes as it can be compared in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A prefix in as few bytes as it can be compared in; in the order of FRR's tables, a shorter one before those within.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
+    v6: bool,
     // Words: a u128 would align records to 16 bytes.
     addr: [u32; 4],
     len: u8,
-    v6: bool,
 }
 
 impl Key {
@@ -83,18 +82,6 @@ impl Key {
             let addr = Ipv4Addr::from_bits(self.addr[0]);
             Ipv4Net::new(addr, self.len).map_or_else(|_| IpNet::V4(addr.into()), IpNet::V4)
         }
-    }
-}
-
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.v6, self.addr, self.len).cmp(&(other.v6, other.addr, other.len))
-    }
-}
-
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 
