@@ -4,8 +4,8 @@ use super::{Bytes, Headers, Kind, Unparsed};
 
 /// Length of the fixed header.
 const HEADER: u32 = 40;
-/// Extension headers that are followed.
-const MAX_EXTENSIONS: u32 = 6;
+/// Headers after the fixed one that are looked at: five extension headers, and the upper one.
+const MAX_HEADERS: u32 = 6;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -47,7 +47,7 @@ fn fixed(packet: &impl Bytes, l3: u32) -> Result<(Headers, u8), Unparsed> {
 #[inline(always)]
 fn upper(packet: &impl Bytes, l3: u32, next: u8) -> Result<Upper, Unparsed> {
     let mut upper = Upper { proto: next, offset: l3.wrapping_add(HEADER), fragment: None };
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..MAX_HEADERS {
         let length = match upper.proto {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT => {
                 let [next, length]: [u8; 2] = packet.load(upper.offset).ok_or(Unparsed::Truncated)?;
