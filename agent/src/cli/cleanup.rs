@@ -27,8 +27,9 @@ use crate::kernel::dump::{self, RouteFilter};
 use crate::kernel::programmer::{Batch, Programmer, RouteOp};
 use crate::kernel::sysctl::{RECORD, Sysctls};
 use crate::kernel::{KernelError, observe};
+use crate::model::Rule;
 use crate::model::devices::{DeviceOp, Devices};
-use crate::reconcile::device_ops;
+use crate::reconcile::{device_ops, sort_for_deletion};
 use crate::steering;
 
 /// Operations in one batch.
@@ -145,10 +146,14 @@ async fn terminated() -> std::io::Result<()> {
 async fn kernel(owned: &Owned, report: &mut Report) -> Result<(), KernelError> {
     let actions = Actions::open(owned.route_protocol)?;
     let (first, last) = owned.rule_priorities;
-    for rule in observe::rules().await? {
-        if rule.protocol == owned.route_protocol && (first..=last).contains(&rule.priority) {
-            Report::note(actions.del_rule(&rule).await, &mut report.rules, &mut report.failures);
-        }
+    let mut present = observe::rules().await?;
+    let ours =
+        |rule: &&Rule| rule.protocol == owned.route_protocol && (first..=last).contains(&rule.priority);
+    let mut ours: Vec<Rule> = present.iter().filter(ours).cloned().collect();
+    sort_for_deletion(&mut ours);
+    for rule in &ours {
+        let deleted = actions.del_rule(rule, &mut present).await;
+        Report::note(deleted, &mut report.rules, &mut report.failures);
     }
     routes(owned, report).await?;
     for neighbour in observe::neighbours().await? {

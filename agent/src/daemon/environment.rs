@@ -11,7 +11,7 @@ use crate::kernel::sysctl::Sysctls;
 use crate::metrics::{Metrics, Operation};
 use crate::model::devices::{DeviceRecord, Devices};
 use crate::model::{Family, Rule, RuleAction};
-use crate::reconcile::{RuleChanges, device_ops, diff_rules, held_back};
+use crate::reconcile::{RuleChanges, admissible, device_ops, diff_rules};
 
 use super::observed::Observed;
 
@@ -41,8 +41,9 @@ pub(super) struct Environment {
     pub(super) refused_rules: Vec<Rule>,
     /// Rules that were mended because somebody else removed or added one.
     pub(super) mended: u64,
-    applied_rules: BTreeSet<Rule>,
-    /// All rules of the namespace, as last seen or made.
+    /// Rules of ours that the last pass left in the kernel; before the first one nobody knows.
+    in_force: Option<BTreeSet<Rule>>,
+    /// All rules of the namespace, as last seen or made, in the kernel's order.
     rules: Vec<Rule>,
 }
 
@@ -58,14 +59,14 @@ impl Environment {
             foreign_rules: Vec::new(),
             refused_rules: Vec::new(),
             mended: 0,
-            applied_rules: BTreeSet::new(),
+            in_force: None,
             rules: Vec::new(),
         }
     }
 
     /// Whether a rule is one that the last pass left in the kernel.
     pub(super) fn is_in_force(&self, rule: &Rule) -> bool {
-        self.applied_rules.contains(rule)
+        self.in_force.as_ref().is_some_and(|rules| rules.contains(rule))
     }
 
     /// What would have to change for the rules to be as desired.
@@ -120,10 +121,16 @@ impl Environment {
         if !self.observe_rules(band, metrics).await {
             return;
         }
-        let mut changes = self.rule_changes(&desired.rules);
-        self.refused_rules = held_back(&mut changes, &self.applied_rules, &self.foreign_rules);
-        if desired.rules == self.applied_rules {
-            let mended = (changes.add.len() + changes.delete.len()) as u64;
+        let former = self.in_force.take();
+        let in_force = former.clone().unwrap_or_else(|| self.own_rules().collect());
+        let (admitted, held) = admissible(&desired.rules, &in_force, &self.foreign_rules);
+        self.refused_rules = held;
+        let changes = self.rule_changes(&admitted);
+        if let Some(former) = &former {
+            let removed = changes.add.iter().filter(|rule| former.contains(rule));
+            let added =
+                changes.delete.iter().filter(|rule| !former.contains(rule) || admitted.contains(rule));
+            let mended = (removed.count() + added.count()) as u64;
             self.mended += mended;
             metrics
                 .reconcile
@@ -137,14 +144,17 @@ impl Environment {
             self.rules.extend(added.map(|()| rule.clone()));
         }
         for rule in &changes.delete {
-            let result = self.actions.del_rule(rule).await;
-            if self.note(metrics, "delete", "rule", result).is_some() {
-                self.rules.iter().position(|known| known == rule).map(|at| self.rules.swap_remove(at));
-            }
+            let result = self.actions.del_rule(rule, &mut self.rules).await;
+            self.note(metrics, "delete", "rule", result);
         }
-        let refused = &self.refused_rules;
-        self.applied_rules = desired.rules.iter().filter(|rule| !refused.contains(rule)).cloned().collect();
+        // What the kernel refuses was never in force: that it is missing is nobody's deed.
+        let kept = in_force.intersection(&admitted).cloned();
+        self.in_force = Some(kept.chain(self.own_rules()).collect());
         self.l3mdev(desired, metrics).await;
+    }
+
+    fn own_rules(&self) -> impl Iterator<Item = Rule> + '_ {
+        self.rules.iter().filter(|rule| rule.protocol == self.protocol).cloned()
     }
 
     /// Puts back the rules that the kernel makes with a namespace's first VRF device, and never again. They are the

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::intent::types::{AutoProtect, DefaultRoute, Import, Intent, PolicyRule};
 use crate::model::{Rule, RuleAction, TABLE_MAIN};
-use crate::plan::Links;
+use crate::plan::{Links, port_selectors};
 use crate::status::reason;
 
 /// Who asks for a rule of ours; `None` where nobody does (any more), or it is not ours.
@@ -45,9 +45,11 @@ fn asks_for(policy: &PolicyRule, rule: &Rule, table: Option<u32>) -> bool {
         None | Some("lo") => policy.ingress_interfaces.is_empty(),
         Some(name) => policy.ingress_interfaces.iter().any(|it| it == name),
     };
-    let ports = match rule.destination_ports {
-        Some(range) => policy.destination_ports.contains(&range),
-        None => policy.destination_ports.is_empty(),
+    let wanted = policy.destination_ports.first().map(|range| port_selectors(*range));
+    let (selected, below) = wanted.unwrap_or_default();
+    let ports = match rule.action {
+        RuleAction::Goto(_) if below.is_some() => [selected, below].contains(&rule.destination_ports),
+        _ => selected == rule.destination_ports,
     };
     let selects = rule.destination.is_some() || rule.source.is_some() || rule.iif.is_some();
     selects

@@ -13,7 +13,7 @@ use rtnetlink::{LinkBridge, LinkDummy, LinkIfb, LinkUnspec, LinkVlan, LinkVrf};
 
 use super::client::Client;
 use super::wire::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use super::{KernelError, observe, rules};
+use super::{KernelError, rules};
 pub use crate::model::devices::ALIAS;
 use crate::model::{Address, Family, Rule};
 
@@ -48,23 +48,26 @@ impl Actions {
         self.client.request(message, NLM_F_CREATE | NLM_F_EXCL, || format!("add rule {rule}")).await
     }
 
-    /// Deletes exactly this rule. The kernel takes selectors that a request lacks for "any": another rule of the same
-    /// priority that it would find first is reported instead of deleted.
+    /// Deletes exactly this rule, from `present` too: the rules of the namespace in the kernel's order. The kernel takes
+    /// selectors that a request lacks for "any": another rule of the same priority that it would find first is reported
+    /// instead of deleted.
     ///
     /// # Errors
     /// [`KernelError::Refused`] with ENOENT when it is not there, [`KernelError::RuleShadowed`].
-    pub async fn del_rule(&self, rule: &Rule) -> Result<(), KernelError> {
+    pub async fn del_rule(&self, rule: &Rule, present: &mut Vec<Rule>) -> Result<(), KernelError> {
         let object = || format!("delete rule {rule}");
-        let present = observe::rules_of(&self.client, rule.family).await?;
-        match present.iter().find(|other| rules::deletes(rule, other)) {
-            None => Err(KernelError::Refused { object: object(), errno: libc::ENOENT, text: None }),
-            Some(other) if other != rule => {
-                Err(KernelError::RuleShadowed { rule: rule.to_string(), other: other.to_string() })
-            }
-            Some(_) => {
-                self.client.request(RouteNetlinkMessage::DelRule(rules::encode(rule)), 0, object).await
-            }
+        let found = present.iter().position(|other| rules::deletes(rule, other));
+        let at = found.ok_or_else(|| KernelError::Refused {
+            object: object(),
+            errno: libc::ENOENT,
+            text: None,
+        })?;
+        if let Some(other) = present.get(at).filter(|other| *other != rule) {
+            return Err(KernelError::RuleShadowed { rule: rule.to_string(), other: other.to_string() });
         }
+        self.client.request(RouteNetlinkMessage::DelRule(rules::encode(rule)), 0, object).await?;
+        present.remove(at);
+        Ok(())
     }
 
     /// Makes a VLAN device, marked as ours and still down; returns its index.

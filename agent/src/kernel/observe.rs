@@ -68,7 +68,7 @@ pub async fn rules() -> Result<Vec<Rule>, KernelError> {
 }
 
 /// One family's rules. Without that family in the kernel there are none.
-pub(super) async fn rules_of(client: &Client, family: Family) -> Result<Vec<Rule>, KernelError> {
+async fn rules_of(client: &Client, family: Family) -> Result<Vec<Rule>, KernelError> {
     let mut request = RuleMessage::default();
     request.header.family = rules::family(family);
     let dumped = match client.dump(RouteNetlinkMessage::GetRule(request), "dump rules").await {

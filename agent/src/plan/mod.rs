@@ -19,6 +19,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 pub use self::facts::NodeFacts;
+pub(crate) use self::rules::port_selectors;
 use crate::intent::types::{Allowed, AutoProtect, DefaultRoute, Import, Intent, ObjectRef, PrefixMatch, Vrf};
 use crate::model::devices::Devices;
 use crate::model::{Family, KernelRoute, Link, Resilience, RouteKey, Rule, TABLE_MAIN};

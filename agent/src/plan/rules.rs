@@ -47,13 +47,12 @@ impl Bands {
 
 pub(super) fn compile(plan: &mut Plan, intent: &Intent, facts: &NodeFacts) {
     let bands = Bands::of(&intent.config);
+    for prefix in exceptions(plan, intent, facts) {
+        let rule =
+            blank(&intent.config, Family::of(&prefix), bands.exceptions, RuleAction::Lookup(TABLE_MAIN));
+        plan.rules.insert(Rule { destination: Some(prefix), ..rule });
+    }
     for vrf in plan.vrfs_in_force(intent) {
-        for prefix in facts.exceptions(vrf) {
-            let mut rule =
-                blank(&intent.config, Family::of(&prefix), bands.exceptions, RuleAction::Lookup(TABLE_MAIN));
-            rule.destination = Some(prefix);
-            plan.rules.insert(rule);
-        }
         if vrf.mode != VrfMode::TableOnly {
             // The kernel's l3mdev rule leads the members of a VRF device to its table.
             continue;
@@ -71,6 +70,16 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, facts: &NodeFacts) {
     }
 }
 
+/// The destinations that main decides about, whatever a VRF says. A policy that leads to a table without an attachment,
+/// which could say otherwise, leaves the cluster alone too.
+fn exceptions(plan: &Plan, intent: &Intent, facts: &NodeFacts) -> BTreeSet<IpNet> {
+    let attached = |table: u32| intent.vrfs.iter().any(|vrf| vrf.table == table);
+    let unattached =
+        intent.rules.iter().any(|rule| !plan.occupied.contains_key(&rule.table) && !attached(rule.table));
+    let of_vrfs = plan.vrfs_in_force(intent).into_iter().flat_map(|vrf| facts.exceptions(vrf));
+    of_vrfs.chain(unattached.then(|| facts.cluster()).into_iter().flatten()).collect()
+}
+
 fn blank(config: &Config, family: Family, priority: u32, action: RuleAction) -> Rule {
     Rule::all(family, priority, action, config.route_protocol)
 }
@@ -78,13 +87,25 @@ fn blank(config: &Config, family: Family, priority: u32, action: RuleAction) -> 
 /// One match of a policy rule, multiplied out, with the rules that it becomes.
 struct Item<'a> {
     selector: Rule,
+    /// Ports that `selector` takes in and the policy does not.
+    below: Option<(u16, u16)>,
     policy: &'a PolicyRule,
+}
+
+/// How a range of ports is selected: by the range itself, or by no port at all (but a protocol) behind a jump for the
+/// ports below it. No rule of the kernel has port 65535 (include/net/fib_rules.h, `fib_rule_port_range_valid`).
+pub(crate) fn port_selectors(range: (u16, u16)) -> (Option<(u16, u16)>, Option<(u16, u16)>) {
+    match range {
+        (from, u16::MAX) => (None, (from > 1).then(|| (1, from - 1))),
+        range => (Some(range), None),
+    }
 }
 
 impl Item<'_> {
     /// Priorities it takes: goto, lookup, unreachable, landing place.
     fn slots(&self) -> u32 {
-        1 + u32::from(self.policy.drop_if_unavailable) + 2 * u32::from(self.skips_host())
+        let jumps = self.skips_host() || self.below.is_some();
+        1 + u32::from(self.policy.drop_if_unavailable) + 2 * u32::from(jumps)
     }
 
     fn skips_host(&self) -> bool {
@@ -109,7 +130,7 @@ fn policies(plan: &mut Plan, intent: &Intent, band: Band, (first, last): (u32, u
         key(a)
             .cmp(&key(b))
             .then_with(|| a.policy.name.cmp(&b.policy.name))
-            .then_with(|| a.selector.cmp(&b.selector))
+            .then_with(|| (&a.selector, a.below).cmp(&(&b.selector, b.below)))
     });
     let mut placed: Vec<(u32, &Item<'_>)> = Vec::with_capacity(items.len());
     let mut full = BTreeSet::new();
@@ -142,20 +163,15 @@ fn policies(plan: &mut Plan, intent: &Intent, band: Band, (first, last): (u32, u
 
 fn emit(item: &Item<'_>, first: u32) -> Vec<Rule> {
     let at = |offset: u32, action| Rule { priority: first + offset, action, ..item.selector.clone() };
-    let mut rules = Vec::new();
-    let mut next = 0;
     let landing = item.slots() - 1;
-    if item.skips_host() {
-        rules.push(Rule { iif: Some("lo".to_owned()), ..at(0, RuleAction::Goto(first + landing)) });
-        let nop = Rule {
-            source: None,
-            destination: None,
-            ip_protocol: None,
-            destination_ports: None,
-            ..at(landing, RuleAction::Nop)
-        };
-        rules.push(nop);
-        next = 1;
+    let jump = || at(0, RuleAction::Goto(first + landing));
+    let host = item.skips_host().then(|| Rule { iif: Some("lo".to_owned()), ..jump() });
+    let below = item.below.map(|ports| Rule { destination_ports: Some(ports), ..jump() });
+    let mut rules: Vec<Rule> = host.into_iter().chain(below).collect();
+    let next = u32::from(!rules.is_empty());
+    if next > 0 {
+        let Rule { family, protocol, .. } = item.selector;
+        rules.push(Rule::all(family, first + landing, RuleAction::Nop, protocol));
     }
     rules.push(at(next, RuleAction::Lookup(item.policy.table)));
     if item.policy.drop_if_unavailable {
@@ -169,22 +185,24 @@ fn multiply<'a>(config: &'a Config, policy: &'a PolicyRule) -> impl Iterator<Ite
         let destinations = of_family(&policy.destinations, family);
         let sources = of_family(&policy.sources, family);
         let iifs: Vec<Option<String>> = optional(&policy.ingress_interfaces);
-        let ports: Vec<Option<(u16, u16)>> = optional(&policy.destination_ports);
+        let ip_protocol = policy.protocol.map(|protocol| number(protocol, family));
+        let ranges = optional(&policy.destination_ports);
+        let ports: Vec<_> = ranges.into_iter().map(|it| it.map_or((None, None), port_selectors)).collect();
         let mut items = Vec::new();
         for destination in &destinations {
             for source in &sources {
                 for iif in &iifs {
-                    for range in &ports {
+                    for &(destination_ports, below) in &ports {
                         let rule = blank(config, family, 0, RuleAction::Nop);
                         let selector = Rule {
                             destination: *destination,
                             source: *source,
                             iif: iif.clone(),
-                            ip_protocol: policy.protocol.map(|protocol| number(protocol, family)),
-                            destination_ports: *range,
+                            ip_protocol,
+                            destination_ports,
                             ..rule
                         };
-                        items.push(Item { selector, policy });
+                        items.push(Item { selector, below, policy });
                     }
                 }
             }

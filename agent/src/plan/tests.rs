@@ -168,6 +168,28 @@ fn without_host_traffic_local_packets_jump_over_the_rule() {
     assert!(plan.rules.iter().all(|rule| (rule.action == RuleAction::Nop) == rule.destination.is_none()));
 }
 
+/// No rule of the kernel has port 65535: without a port they take it in, and jump over the ports below.
+#[test]
+fn ranges_up_to_the_last_port_are_whole() {
+    let rules_of = |range| -> Vec<_> {
+        let rule = PolicyRule {
+            destination_ports: vec![range],
+            protocol: Some(PolicyProtocol::TCP),
+            drop_if_unavailable: false,
+            ..policy("p", "10.0.0.0/8")
+        };
+        let plan = compile(&Intent { rules: vec![rule], ..Intent::default() }, Vec::new());
+        plan.rules.iter().map(|r| (r.priority, r.ip_protocol, r.destination_ports, r.action)).collect()
+    };
+    let (lookup, all) = (RuleAction::Lookup(10001), None);
+    let jump = |last| (1145, Some(6), Some((1, last)), RuleAction::Goto(1147));
+    let behind = [(1146, Some(6), all, lookup), (1147, None, all, RuleAction::Nop)];
+    assert_eq!(rules_of((1024, 65534)), [(1145, Some(6), Some((1024, 65534)), lookup)]);
+    assert_eq!(rules_of((1, 65535)), [(1145, Some(6), all, lookup)]);
+    assert_eq!(rules_of((1024, 65535)), [jump(1023), behind[0], behind[1]]);
+    assert_eq!(rules_of((65535, 65535)), [jump(65534), behind[0], behind[1]]);
+}
+
 #[test]
 fn too_many_overlapping_rules_fill_the_band_and_say_so() {
     let rules = (8..=30).map(|len| policy(&format!("r{len:02}"), &format!("10.0.0.0/{len}"))).collect();
@@ -422,6 +444,11 @@ fn what_the_node_knows_is_excepted_protected_and_only_where_it_is_asked_for() {
     assert_eq!((lead, thrown), (all.clone(), all), "the VRF's table lets go, the rule leads to main");
     intent.vrfs[0].auto_exceptions = false;
     assert_eq!(exceptions(&compile(&intent)), (Vec::new(), Vec::new()));
+    let asks = policy("p", "10.0.0.0/8");
+    intent.rules = vec![asks.clone()];
+    assert_eq!(exceptions(&compile(&intent)).0, [""; 0], "the attachment has the last word");
+    let (lead, _) = exceptions(&compile(&Intent { rules: vec![asks], ..Intent::default() }));
+    assert_eq!(lead.len(), 3, "a policy without an attachment leaves the cluster alone");
 
     for (kind, inside, outside) in [
         (AutoProtect::PodCIDRs, "10.244.3.0/24", "10.96.0.1/32"),

@@ -41,7 +41,7 @@ use self::feedback::Answers;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 use self::queue::{Burst, Queue};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
-pub use self::rules::{RuleChanges, diff_rules, held_back};
+pub use self::rules::{RuleChanges, admissible, diff_rules, sort_for_deletion};
 use self::tally::{Judgements, Tallies};
 use crate::intent::types::Config;
 use crate::model::RouteKey;
