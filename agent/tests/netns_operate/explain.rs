@@ -76,6 +76,23 @@ fn the_kernel_agrees_with_each_step_and_a_difference_is_told() -> Result<()> {
     Ok(())
 }
 
+/// The kernel has no rule for port 65535; a range that ends there is in force all the same, and no port more.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_range_up_to_the_last_port_is_in_force() -> Result<()> {
+    let ports = "{destinations: [10.1.0.0/16], protocol: TCP, destinationPorts: [{from: 1024, to: 65535}]}";
+    let manifests =
+        manifests("false", "{}", &["10.1.0.0/16"]).replace("{destinations: [10.1.0.0/16]}", ports);
+    let rig = Rig::prepared("ports", manifests, "ip route add default via 192.0.2.1 proto static")?;
+    rig.wait("the rules are there", |rig| rig.has_rule("10.1.0.0/16"))?;
+    for (port, table) in [(80, 254), (1023, 254), (1024, 10001), (65534, 10001), (65535, 10001)] {
+        let (code, said) = explain(&rig, &["tcp", "192.0.2.2:40000", &format!("10.1.0.1:{port}")])?;
+        ensure!(code == 0 && said["directions"][0]["kernel"]["table"] == table, "{port}: {said:#}");
+    }
+    ensure!(rig.condition("Programmed")?.0 == "True", "{}", rig.agent.log());
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_steered_flow_is_followed_both_ways() -> Result<()> {

@@ -60,6 +60,25 @@ fn flushed_rules_are_put_back_counted_and_their_remover_named() -> Result<()> {
 }
 
 /// The carrier of a static gateway's interface drops: its default route goes, and is what it was when it returns.
+/// An edit that would move what is in force is held back whole, for as long as the foreign rule stands.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn what_is_in_force_outlives_an_edit_beside_a_foreign_rule() -> Result<()> {
+    let rig = Rig::start("beside", manifests("false", "{}", &["10.1.0.0/16"]))?;
+    rig.wait("the rule is there", |rig| rig.has_rule("10.1.0.0/16"))?;
+    let before = rules(&rig)?;
+    rig.node.run("ip rule add pref 1180 to 203.0.113.0/24 lookup main proto static")?;
+    // The longer destination takes the place of the shorter one.
+    rig.agent.write_manifests(&manifests("false", "{}", &["10.1.9.0/24", "10.1.0.0/16"]))?;
+    rig.wait_reason("Programmed", "BandOccupied")?;
+    let now = rules(&rig)?;
+    ensure!(before.lines().all(|line| now.contains(line)) && !rig.has_rule("10.1.9.0/24"), "{now}");
+    rig.node.run("ip rule del pref 1180")?;
+    rig.wait("the edit is in force", |rig| rig.has_rule("10.1.9.0/24"))?;
+    ensure!(rig.has_rule("10.1.0.0/16"), "{}", rules(&rig)?);
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_static_gateway_follows_its_carrier() -> Result<()> {
