@@ -8,7 +8,7 @@ use crate::kernel::actions::Actions;
 use crate::kernel::devices::DeviceWriter;
 use crate::kernel::observe;
 use crate::kernel::sysctl::Sysctls;
-use crate::metrics::{Metrics, Operation};
+use crate::metrics::{Cause, Metrics, Operation};
 use crate::model::devices::{DeviceRecord, Devices};
 use crate::model::{Family, Rule, RuleAction};
 use crate::reconcile::{RuleChanges, admissible, device_ops, diff_rules};
@@ -41,6 +41,8 @@ pub(super) struct Environment {
     pub(super) refused_rules: Vec<Rule>,
     /// Rules that were mended because somebody else removed or added one.
     pub(super) mended: u64,
+    /// The latest sysctl that somebody else changed, and how many were.
+    pub(super) reset: Option<(String, u64)>,
     /// Rules of ours that the last pass left in the kernel; before the first one nobody knows.
     in_force: Option<BTreeSet<Rule>>,
     /// All rules of the namespace, as last seen or made, in the kernel's order.
@@ -59,6 +61,7 @@ impl Environment {
             foreign_rules: Vec::new(),
             refused_rules: Vec::new(),
             mended: 0,
+            reset: None,
             in_force: None,
             rules: Vec::new(),
         }
@@ -132,11 +135,7 @@ impl Environment {
                 changes.delete.iter().filter(|rule| !former.contains(rule) || admitted.contains(rule));
             let mended = (removed.count() + added.count()) as u64;
             self.mended += mended;
-            metrics
-                .reconcile
-                .drift_mended
-                .get_or_create(&crate::metrics::Cause { cause: "rule" })
-                .inc_by(mended);
+            metrics.reconcile.drift_mended.get_or_create(&Cause { cause: "rule" }).inc_by(mended);
         }
         for rule in &changes.add {
             let result = self.actions.add_rule(rule).await;
@@ -198,6 +197,11 @@ impl Environment {
         for (key, value) in &desired.sysctls {
             let same = self.sysctls.get(key).is_ok_and(|now| now == *value);
             if !same {
+                if self.sysctls.is_ours(key, value) {
+                    tracing::warn!(cause = "sysctl", "drift: {key} was changed by somebody else");
+                    metrics.reconcile.drift_mended.get_or_create(&Cause { cause: "sysctl" }).inc();
+                    self.reset = Some((key.clone(), self.reset.as_ref().map_or(1, |(_, before)| before + 1)));
+                }
                 let result = self.sysctls.set(key, value);
                 self.note(metrics, "replace", "sysctl", result);
             }
@@ -235,6 +239,11 @@ impl Environment {
                 self.managed.insert((ifindex, address));
             }
         }
+    }
+
+    /// Forgets that a neighbour is managed, for somebody removed its entry; false: it was not.
+    pub(super) fn neighbour_gone(&mut self, ifindex: u32, address: IpAddr) -> bool {
+        self.managed.remove(&(ifindex, address))
     }
 
     /// Forgets that neighbours of this link are managed: the kernel dropped its entries.

@@ -530,5 +530,11 @@ fn interference(agent: &Agent) -> Verdict {
             format!("{} rules were put right after somebody removed or added them", agent.environment.mended);
         return Verdict::new(true, reason::RULE_DELETED, text);
     }
+    if let Some((key, times)) = &agent.environment.reset {
+        let text = format!(
+            "sysctls that we need were changed by somebody {times} times, and set again: the latest is {key}"
+        );
+        return Verdict::new(true, reason::SYSCTL_CHANGED, text);
+    }
     Verdict::new(false, reason::NO_INTERFERENCE, "")
 }

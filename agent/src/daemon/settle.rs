@@ -37,6 +37,8 @@ impl Agent {
         if now >= self.next_audit {
             self.next_audit = now + AUDIT_EVERY;
             self.engine.want_audit();
+            // Most sysctls are not notified of.
+            self.todo.environment = true;
         }
         if now >= self.next_expiry {
             self.next_expiry = now + EXPIRE_EVERY;

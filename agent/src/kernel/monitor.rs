@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use super::socket::Socket;
 use super::wire::{
     Message, NLM_F_REPLACE, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELNEXTHOP, RTM_DELROUTE,
-    RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNEXTHOP, RTM_NEWROUTE, RTM_NEWRULE,
+    RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWNEXTHOP, RTM_NEWROUTE,
+    RTM_NEWRULE,
 };
 use super::{KernelError, convert, nexthop, route, rules};
 use crate::model::{Address, KernelRoute, Link, Neighbour, NexthopId, NexthopObject, Rule};
@@ -23,8 +24,9 @@ use crate::model::{Address, KernelRoute, Link, Neighbour, NexthopId, NexthopObje
 /// Notifications that may wait for the reader; the socket's buffer takes what comes beyond.
 const QUEUE: usize = 1024;
 
-/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_RULE, _IPV6_IFADDR, _IPV6_RULE, _NEXTHOP (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 7] = [1, 3, 5, 8, 9, 19, 32];
+/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_RULE, _IPV6_IFADDR, _IPV6_RULE, _IPV4_NETCONF, _IPV6_NETCONF, _NEXTHOP
+/// (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 9] = [1, 3, 5, 8, 9, 19, 24, 25, 32];
 /// RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE.
 const ROUTE_GROUPS: [u32; 2] = [7, 11];
 
@@ -94,6 +96,8 @@ pub enum Notification {
         /// Netlink port of who did it.
         port: u32,
     },
+    /// Somebody set a sysctl of an interface or of all: rp_filter, forwarding and a few others are notified of.
+    Settings,
     /// The kernel dropped notifications (ENOBUFS): whatever is known must be dumped again.
     Overrun,
 }
@@ -234,6 +238,7 @@ fn decode(message: &Message<'_>, own_port: u32) -> Option<Notification> {
             let id = nexthop::decode(message.payload)?.id;
             Some(Notification::NexthopGone { id, own, port: message.port })
         }
+        RTM_NEWNETCONF => Some(Notification::Settings),
         RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR | RTM_NEWNEIGH | RTM_DELNEIGH | RTM_NEWRULE
         | RTM_DELRULE => match RouteNetlinkMessage::parse_with_param(message.payload, message.kind) {
             Ok(decoded) => convert(&decoded, message.port),

@@ -73,6 +73,13 @@ impl Sysctls {
         self.write(&key, value)
     }
 
+    /// Whether we gave it this value once: another one now is somebody else's doing.
+    #[must_use]
+    pub fn is_ours(&self, key: &str, value: &str) -> bool {
+        let recorded = self.normalize(key).ok().and_then(|key| self.changed.get(&key));
+        recorded.is_some_and(|changed| changed.ours == value)
+    }
+
     /// Puts back what one sysctl was, unless somebody else has changed it since or its interface is gone; forgets it.
     ///
     /// # Errors

@@ -88,13 +88,16 @@ fn blank(config: &Config, family: Family, priority: u32, action: RuleAction) -> 
 struct Item<'a> {
     selector: Rule,
     /// Ports that `selector` takes in and the policy does not.
-    below: Option<(u16, u16)>,
+    below: Ports,
     policy: &'a PolicyRule,
 }
 
+/// Inclusive, as in [`Rule::destination_ports`].
+type Ports = Option<(u16, u16)>;
+
 /// How a range of ports is selected: by the range itself, or by no port at all (but a protocol) behind a jump for the
 /// ports below it. No rule of the kernel has port 65535 (include/net/fib_rules.h, `fib_rule_port_range_valid`).
-pub(crate) fn port_selectors(range: (u16, u16)) -> (Option<(u16, u16)>, Option<(u16, u16)>) {
+pub(crate) fn port_selectors(range: (u16, u16)) -> (Ports, Ports) {
     match range {
         (from, u16::MAX) => (None, (from > 1).then(|| (1, from - 1))),
         range => (Some(range), None),

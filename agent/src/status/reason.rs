@@ -98,6 +98,7 @@ words! {
     // ForeignInterference
     NO_INTERFERENCE = "NoInterference", "Nobody touches what is ours.";
     RULE_DELETED = "RuleDeleted", "Somebody deletes our rules; they are put back.";
+    SYSCTL_CHANGED = "SysctlChanged", "Somebody changes sysctls that we need; they are set again.";
     RULE_SHADOWED = "RuleShadowed", "A foreign rule in the band or before it decides first.";
 }
 

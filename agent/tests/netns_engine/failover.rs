@@ -15,6 +15,25 @@ fn changes(monitor: &Monitor) -> Result<(Vec<String>, usize)> {
     Ok((objects, routes.len()))
 }
 
+/// Whether a gateway is resolved, and kept so by the kernel.
+fn answers(rig: &Rig, number: usize) -> bool {
+    let shown = rig.node.run(&format!("ip neigh show 198.18.{number}.1 dev up{number}"));
+    shown.is_ok_and(|text| text.contains("lladdr") && text.contains("managed"))
+}
+
+/// Without its entry nobody would find out that a gateway has died, but for traffic.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_gateway_whose_entry_was_flushed_is_watched_again() -> Result<()> {
+    let mut rig = Rig::start("")?;
+    rig.load(ROUTES, BOTH)?;
+    wait_until(WAIT, "both gateways are resolved", || answers(&rig, 0) && answers(&rig, 1))?;
+    rig.node.run("ip neigh flush dev up0; ip neigh del 198.18.1.1 dev up1")?;
+    wait_until(WAIT, "both are resolved again", || answers(&rig, 0) && answers(&rig, 1))?;
+    rig.peers[0].run("ip link set dev eth0 arp off; ip neigh flush dev eth0")?;
+    rig.wait_ways(ROUTES as usize, &[1]).map(drop)
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_gateway_that_stops_answering_leaves_with_one_message() -> Result<()> {
@@ -22,10 +41,6 @@ fn a_gateway_that_stops_answering_leaves_with_one_message() -> Result<()> {
     rig.load(ROUTES, BOTH)?;
     rig.wait_ways(ROUTES as usize, &[0, 1])?;
     // The agent keeps both resolved without any traffic.
-    let answers = |rig: &Rig, number: usize| {
-        let shown = rig.node.run(&format!("ip neigh show 198.18.{number}.1 dev up{number}"));
-        shown.is_ok_and(|text| text.contains("lladdr") && text.contains("managed"))
-    };
     wait_until(WAIT, "both gateways are resolved", || answers(&rig, 0) && answers(&rig, 1))?;
     let before = rig.fib()?;
     let monitor = Monitor::start(&rig.node)?;

@@ -68,12 +68,19 @@ fn rules_of_all_shapes_come_and_go() {
             assert!(twice.is_present(), "{rule}: {twice}");
         }
         for rule in &rules {
-            actions.del_rule(rule).await.expect("delete");
+            delete(&actions, rule).await.expect("delete");
         }
         assert_eq!(our_rules().await, []);
-        let gone = actions.del_rule(&rules[0]).await.expect_err("it is gone");
+        let gone = delete(&actions, &rules[0]).await.expect_err("it is gone");
         assert!(gone.is_absent(), "{gone}");
     });
+}
+
+async fn delete(actions: &Actions, rule: &Rule) -> Result<(), KernelError> {
+    let mut present = observe::rules().await.expect("dump");
+    let deleted = actions.del_rule(rule, &mut present).await;
+    assert_eq!(present, observe::rules().await.expect("dump"), "what is known is what is there");
+    deleted
 }
 
 #[test]
@@ -85,21 +92,21 @@ fn a_delete_hits_no_other_rule() {
         ip("rule add pref 1101 fwmark 7 lookup 10000 proto 201");
         ip("rule add pref 1102 not from 10.0.0.0/8 lookup 10000 proto 201");
         let all = |priority| rule(Family::Ipv4, priority, RuleAction::Lookup(10_000));
-        let foreign = actions.del_rule(&all(1100)).await.expect_err("not ours");
+        let foreign = delete(&actions, &all(1100)).await.expect_err("not ours");
         assert!(foreign.is_absent(), "{foreign}");
         let before = observe::rules().await.expect("dump");
         for priority in [1101, 1102] {
             let seen = before.iter().find(|rule| rule.priority == priority).expect("seen");
             assert_eq!(seen.action, RuleAction::Other(1), "selectors that we do not know");
-            let shadowed = actions.del_rule(&all(priority)).await.expect_err("another rule");
+            let shadowed = delete(&actions, &all(priority)).await.expect_err("another rule");
             assert!(matches!(shadowed, KernelError::RuleShadowed { .. }), "{shadowed}");
         }
         let narrow = Rule { iif: Some("v0".to_owned()), ..all(1103) };
         actions.add_rule(&narrow).await.expect("add");
         actions.add_rule(&all(1103)).await.expect("add");
-        actions.del_rule(&all(1103)).await.expect_err("the kernel would take the narrow one");
-        actions.del_rule(&narrow).await.expect("delete");
-        actions.del_rule(&all(1103)).await.expect("delete");
+        delete(&actions, &all(1103)).await.expect_err("the kernel would take the narrow one");
+        delete(&actions, &narrow).await.expect("delete");
+        delete(&actions, &all(1103)).await.expect("delete");
         assert_eq!(observe::rules().await.expect("dump"), before);
     });
 }

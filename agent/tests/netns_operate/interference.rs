@@ -81,6 +81,22 @@ fn what_is_in_force_outlives_an_edit_beside_a_foreign_rule() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_sysctl_that_somebody_changes_is_set_again_and_told() -> Result<()> {
+    const FILTER: &str = "/proc/sys/net/ipv4/conf/wan/rp_filter";
+    let prepare = format!("echo 1 > {FILTER}");
+    let rig = Rig::prepared("sysctl", manifests("false", "{}", &DESTINATIONS), &prepare)?;
+    // Without a default route in main even a loose filter would drop what comes by the VRF's gateway.
+    let off = |rig: &Rig| rig.node.run(&format!("cat {FILTER}")).is_ok_and(|value| value.trim() == "0");
+    rig.wait("the filter is off", off)?;
+    rig.node.run(&prepare)?;
+    rig.wait("it is again", off)?;
+    rig.wait_reason("ForeignInterference", "SysctlChanged")?;
+    ensure!(rig.agent.metric("backtrail_reconcile_drift_mended_total{cause=\"sysctl\"}")? == 1);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn a_static_gateway_follows_its_carrier() -> Result<()> {
     let rig = Rig::start("carrier", manifests("false", "{}", &DESTINATIONS))?;
     let table = || rig.node.run("ip route show table 10001; ip -6 route show table 10001");
