@@ -182,7 +182,13 @@ impl Agent {
     }
 
     fn on_neighbour(&mut self, ifindex: u32, address: IpAddr, state: Option<NeighbourState>, now: Instant) {
-        if self.engine.neighbour_changed(ifindex, address, state, now) {
+        let silent = |agent: &Self| agent.engine.silent_gateways().any(|at| at == (ifindex, address));
+        let fixed = self.engine.plan().watched_gateways.contains(&(ifindex, address));
+        let before = fixed && silent(self);
+        let concerns = self.engine.neighbour_changed(ifindex, address, state, now);
+        // Static routes carry their gateways themselves.
+        self.todo.plan |= fixed && before != silent(self);
+        if concerns {
             tracing::info!(%address, interface = self.observed.name(ifindex), ?state, "a path's gateway changed");
             // Packets are being lost: before anything else is planned.
             self.failover_since.get_or_insert(now);

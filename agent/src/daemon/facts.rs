@@ -91,6 +91,7 @@ impl Agent {
             bgp_peers: self.facts.peers.clone(),
             defaults: self.survey.as_ref().map(|survey| survey.defaults.clone()).unwrap_or_default(),
             forwarding: Family::ALL.into_iter().filter(forwards).collect(),
+            silent: self.engine.silent_gateways().collect(),
             occupied: self.facts.occupied.clone(),
             moved: moved.map(|(ifindex, changed)| (*ifindex, changed.routes.clone())).collect(),
             ..NodeFacts::default()

@@ -158,7 +158,8 @@ impl Agent {
             }
         }
         let usable = self.observed.usable();
-        let watched = self.watched.iter().copied().filter(|(ifindex, _)| usable.contains(ifindex));
+        let watched = self.watched.union(&plan.watched_gateways).copied();
+        let watched = watched.filter(|(ifindex, _)| usable.contains(ifindex));
         let neighbours = self.steering_plan.managed_neighbours.iter().copied().chain(watched).collect();
         Desired {
             rules: plan.rules.clone(),

@@ -27,6 +27,8 @@ pub struct NodeFacts {
     pub defaults: BTreeSet<(u32, Family)>,
     /// Families whose packets the node forwards (`net.ipv4.conf.all.forwarding`).
     pub forwarding: BTreeSet<Family>,
+    /// Neighbours that do not answer, by ifindex.
+    pub silent: BTreeSet<(u32, IpAddr)>,
     /// Tables that hold routes of others and none of ours, each with what is there.
     pub occupied: BTreeMap<u32, String>,
     /// Routes that main had by interfaces which have moved into a VRF device, by ifindex.
@@ -44,6 +46,7 @@ impl NodeFacts {
             bgp_peers,
             defaults,
             forwarding,
+            silent,
             occupied,
             moved,
         } = other.clone();
@@ -54,6 +57,7 @@ impl NodeFacts {
         self.bgp_peers.extend(bgp_peers);
         self.defaults.extend(defaults);
         self.forwarding.extend(forwarding);
+        self.silent.extend(silent);
         self.occupied.extend(occupied);
         self.moved.extend(moved);
     }

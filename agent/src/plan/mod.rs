@@ -13,6 +13,7 @@ pub mod steering;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -64,6 +65,8 @@ pub struct Plan {
     by_target: FxHashMap<(u32, u32), SmallVec<[u16; 2]>>,
     /// Connected copies, last-resort gateways and unreachable defaults, by key.
     pub static_routes: BTreeMap<RouteKey, StaticRoute>,
+    /// Gateways of fixed routes that have others beside them, by ifindex: kept resolved, so that their failure shows.
+    pub watched_gateways: BTreeSet<(u32, IpAddr)>,
     /// All policy rules.
     pub rules: BTreeSet<Rule>,
     /// Devices to make, members, addresses to add. The sink is steering's.
@@ -369,7 +372,7 @@ impl ImportPlan {
 
     /// The preferred source for routes of the prefix's family.
     #[must_use]
-    pub fn source(&self, prefix: &IpNet) -> Option<std::net::IpAddr> {
+    pub fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
         self.import.preferred_source.filter(|source| source.is_ipv4() == prefix.addr().is_ipv4())
     }
 

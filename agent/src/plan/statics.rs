@@ -36,8 +36,17 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links, facts: &N
                 add(route, owner, purpose);
             }
         }
-        for route in last_resort(&intent.config, vrf, &by_name) {
-            add(route, owner, reason::LAST_RESORT);
+        for family in Family::ALL {
+            let hops = gateways(vrf, family, &by_name);
+            if hops.len() > 1 {
+                plan.watched_gateways.extend(hops.iter().filter_map(|(hop, _)| at_gateway(hop)));
+            }
+            if let Some(hops) = answering(hops, facts) {
+                let target = RouteTarget::Inline(hops);
+                let route =
+                    route(&intent.config, vrf.table, default_prefix(family), METRIC_LAST_RESORT, target);
+                add(route, owner, reason::LAST_RESORT);
+            }
         }
         if vrf.mode != VrfMode::TableOnly {
             for prefix in facts.exceptions(vrf) {
@@ -132,26 +141,30 @@ fn is_link_local(addr: &IpAddr) -> bool {
     matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-fn last_resort(config: &Config, vrf: &Vrf, links: &BTreeMap<&str, &Link>) -> Vec<KernelRoute> {
-    let mut routes = Vec::new();
-    for family in Family::ALL {
-        let mut hops: Vec<(Hop, u16)> = vrf
-            .gateways
-            .iter()
-            .filter(|gateway| Family::of_addr(&gateway.address) == family)
-            .filter_map(|gateway| {
-                let link = links.get(gateway.interface.as_str()).filter(|link| link.usable())?;
-                let hop = Hop { gateway: Some(gateway.address), ifindex: link.ifindex, onlink: true, family };
-                Some((hop, gateway.weight))
-            })
-            .collect();
-        hops.sort_unstable();
-        if !hops.is_empty() {
-            let target = RouteTarget::Inline(hops);
-            routes.push(route(config, vrf.table, default_prefix(family), METRIC_LAST_RESORT, target));
-        }
-    }
-    routes
+/// The static gateways of one family, as far as their links are usable.
+fn gateways(vrf: &Vrf, family: Family, links: &BTreeMap<&str, &Link>) -> Vec<(Hop, u16)> {
+    let of_family = vrf.gateways.iter().filter(|gateway| Family::of_addr(&gateway.address) == family);
+    let mut hops: Vec<(Hop, u16)> = of_family
+        .filter_map(|gateway| {
+            let link = links.get(gateway.interface.as_str()).filter(|link| link.usable())?;
+            let hop = Hop { gateway: Some(gateway.address), ifindex: link.ifindex, onlink: true, family };
+            Some((hop, gateway.weight))
+        })
+        .collect();
+    hops.sort_unstable();
+    hops
+}
+
+fn at_gateway(hop: &Hop) -> Option<(u32, IpAddr)> {
+    hop.gateway.map(|gateway| (hop.ifindex, gateway))
+}
+
+/// Those that answer; all of them while none does, for traffic is what finds out that one is back.
+fn answering(hops: Vec<(Hop, u16)>, facts: &NodeFacts) -> Option<Vec<(Hop, u16)>> {
+    let answers = |(hop, _): &&(Hop, u16)| at_gateway(hop).is_none_or(|at| !facts.silent.contains(&at));
+    let some: Vec<_> = hops.iter().filter(answers).copied().collect();
+    let hops = if some.is_empty() { hops } else { some };
+    (!hops.is_empty()).then_some(hops)
 }
 
 fn isolation(config: &Config, table: u32, family: Family) -> KernelRoute {

@@ -116,6 +116,31 @@ fn gateways_of_last_resort_need_their_link() {
 }
 
 #[test]
+fn a_static_gateway_that_does_not_answer_is_left_out_while_another_does() {
+    let gateways = ["10.0.1.253", "10.0.1.254"].map(|address| StaticGateway {
+        address: address.parse().unwrap(),
+        interface: "e1".to_owned(),
+        weight: 1,
+    });
+    let [first, second] = [gateways[0].address, gateways[1].address].map(|address| (2, address));
+    let intent =
+        Intent { vrfs: vec![Vrf { gateways: gateways.into(), ..vrf(&["e1"]) }], ..Intent::default() };
+    for (silent, used) in [
+        (vec![], vec![first, second]),
+        (vec![first], vec![second]),
+        (vec![first, second], vec![first, second]),
+    ] {
+        let facts = NodeFacts { silent: silent.into_iter().collect(), ..NodeFacts::default() };
+        let plan = compile_with(&intent, &by_index([link(2, "e1", &[])]), &facts);
+        let found = route_to(&plan, "0.0.0.0/0", METRIC_LAST_RESORT).unwrap();
+        let RouteTarget::Inline(hops) = &found.route.target else { panic!("{found:?}") };
+        let hops: Vec<_> = hops.iter().map(|(hop, _)| (hop.ifindex, hop.gateway.unwrap())).collect();
+        assert_eq!(hops, used);
+        assert_eq!(plan.watched_gateways, [first, second].into());
+    }
+}
+
+#[test]
 fn an_interface_that_does_not_exist_is_named_and_costs_nothing_else() {
     let intent = Intent { vrfs: vec![vrf(&["e1", "absent"])], ..Intent::default() };
     let plan = compile(&intent, vec![link(2, "e1", &["10.0.1.1/24"])]);

@@ -40,6 +40,11 @@ impl Engine {
         concerns
     }
 
+    /// Gateways that are known not to answer, by ifindex.
+    pub fn silent_gateways(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        self.nexthops.silent()
+    }
+
     /// All neighbour entries, after a dump: what is not among them is not silent.
     pub fn neighbours_seen<'a>(&mut self, neighbours: impl Iterator<Item = &'a Neighbour>, now: Instant) {
         let mut gone: FxHashSet<(u32, IpAddr)> = self.nexthops.silent().collect();

@@ -119,6 +119,23 @@ fn a_static_gateway_follows_its_carrier() -> Result<()> {
     rig.wait_reason("Ready", "AllWell")
 }
 
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn of_several_static_gateways_those_that_answer_are_used() -> Result<()> {
+    let two = manifests("false", "{}", &["10.1.0.0/16"])
+        .replace("gateways: [", "gateways: [{address: 192.0.2.77, interface: wan}, ");
+    let rig = Rig::start("gateways", two)?;
+    let uses = |rig: &Rig, dead: bool| {
+        let table = rig.node.run("ip route show table 10001 default").unwrap_or_default();
+        table.contains("via 192.0.2.1 ") && table.contains("via 192.0.2.77 ") == dead
+    };
+    rig.wait("the one that does not answer is left out", |rig| uses(rig, false))?;
+    rig.peer.run("ip addr add 192.0.2.77/24 dev eth0")?;
+    rig.wait("it answers and is used", |rig| uses(rig, true))?;
+    rig.peer.run("ip addr del 192.0.2.77/24 dev eth0")?;
+    rig.wait("it is left out again", |rig| uses(rig, false))
+}
+
 /// Killed, and started with other tables, rules and objects: the former ones go, and what others put beside them stays.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
