@@ -229,6 +229,10 @@ pub enum RuleAction {
     Nop,
     /// FR_ACT_UNREACHABLE
     Unreachable,
+    /// FR_ACT_BLACKHOLE; never ours.
+    Blackhole,
+    /// FR_ACT_PROHIBIT; never ours.
+    Prohibit,
     /// Anything that Backtrail never makes (foreign rules in a dump): another action, or selectors that [`Rule`]
     /// does not hold (marks, `not`, TOS, ...). The raw `action`.
     Other(u8),
@@ -314,6 +318,8 @@ impl fmt::Display for Rule {
             RuleAction::Goto(priority) => write!(f, " goto {priority}"),
             RuleAction::Nop => write!(f, " nop"),
             RuleAction::Unreachable => write!(f, " unreachable"),
+            RuleAction::Blackhole => write!(f, " blackhole"),
+            RuleAction::Prohibit => write!(f, " prohibit"),
             RuleAction::Other(action) => write!(f, " action {action}"),
         }
     }

@@ -220,6 +220,22 @@ fn a_mismatch_is_shown_with_the_rule_that_may_be_behind_it() {
 }
 
 #[test]
+fn rules_of_others_that_refuse_are_followed() {
+    for (action, end, errno) in [
+        (RuleAction::Prohibit, Special::Prohibit, libc::EACCES),
+        (RuleAction::Blackhole, Special::Blackhole, libc::EINVAL),
+    ] {
+        let mut bench = Bench::new();
+        let net = |prefix: &str| Some(prefix.parse().unwrap());
+        bench.rules.push(Rule { action, protocol: 4, destination: net("10.20.1.0/24"), ..builtin(500, 0) });
+        let walk = bench.walk("10.20.1.1", WEB, None);
+        assert_eq!(walk.end, End::Special(end));
+        assert_eq!(check(&walk, &Err(errno), None, &bench.world()).1, None);
+        assert_ne!(bench.walk("10.20.2.1", WEB, None).end, End::Special(end), "for others it is none");
+    }
+}
+
+#[test]
 fn groups_show_every_member_and_the_kernel_may_choose_any() {
     let mut bench = Bench::new();
     let hop =
@@ -233,6 +249,9 @@ fn groups_show_every_member_and_the_kernel_may_choose_any() {
     let hops: Vec<&str> =
         walk.steps.iter().filter(|s| s.kind == StepKind::Nexthop).map(|s| s.object.as_str()).collect();
     assert_eq!(hops, ["via 192.0.3.1 dev e2 weight 2", "via 192.0.4.1 dev e3 weight 2"]);
+    let resilience = crate::model::Resilience { buckets: 128, idle_timer: 0 };
+    bench.nexthops.insert(NexthopId(3), NexthopBody::Resilient(vec![member(1), member(2)], resilience));
+    assert_eq!(bench.walk("10.20.1.1", WEB, None), walk, "a resilient group has them, too");
     for (gateway, oif, agrees) in [("192.0.3.1", 2, true), ("192.0.4.1", 3, true), ("192.0.2.1", 1, false)] {
         let answer =
             Answer { table: 10001, kind: 1, oif: Some(oif), gateway: Some(ip(gateway)), source: None };

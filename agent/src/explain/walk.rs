@@ -65,11 +65,9 @@ pub fn walk(packet: &Packet, world: &World<'_>) -> Walk {
                 from = priority;
             }
             RuleAction::Nop => outcome(&mut walk, "goes on".to_owned()),
-            RuleAction::Unreachable => {
-                outcome(&mut walk, "refused: unreachable".to_owned());
-                walk.end = End::Special(Special::Unreachable);
-                return walk;
-            }
+            RuleAction::Unreachable => return refused(walk, rule, Special::Unreachable, world),
+            RuleAction::Blackhole => return refused(walk, rule, Special::Blackhole, world),
+            RuleAction::Prohibit => return refused(walk, rule, Special::Prohibit, world),
             RuleAction::Other(_) => {}
             RuleAction::L3mdev => {
                 if let Some(table) = vrf_table(packet, world)
@@ -80,6 +78,12 @@ pub fn walk(packet: &Packet, world: &World<'_>) -> Walk {
             }
         }
     }
+    walk
+}
+
+fn refused(mut walk: Walk, rule: &Rule, how: Special, world: &World<'_>) -> Walk {
+    walk.steps.push(rule_step(rule, format!("refused: {how:?}").to_lowercase(), world));
+    walk.end = End::Special(how);
     walk
 }
 
@@ -174,7 +178,7 @@ fn hops(route: &KernelRoute, world: &World<'_>) -> Vec<(Hop, u32)> {
         RouteTarget::Special(_) => Vec::new(),
         RouteTarget::Nexthop(id) => match world.nexthops.get(id) {
             Some(NexthopBody::Single(hop)) => vec![(*hop, 1)],
-            Some(NexthopBody::Group(members)) => members
+            Some(NexthopBody::Group(members) | NexthopBody::Resilient(members, _)) => members
                 .iter()
                 .filter_map(|member| match world.nexthops.get(&member.id) {
                     Some(NexthopBody::Single(hop)) => Some((*hop, u32::from(member.weight))),

@@ -1,7 +1,7 @@
 //! Merges `TrafficPolicy`s.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -47,7 +47,9 @@ pub(super) fn merge(
     for policy in asking {
         for rule in &policy.spec.rules {
             let Some(verdict) = admit(policy, rule, vrfs, identities, report) else { continue };
-            for selectors in combinations(policy.spec.band, &rule.selector) {
+            let unreached = unreached(policy, rule, vrfs, report);
+            let reached = |it: &Selectors| it.ingress.as_ref().is_none_or(|name| !unreached.contains(name));
+            for selectors in combinations(policy.spec.band, &rule.selector).into_iter().filter(reached) {
                 claims.entry(selectors).or_default().push(Claim { who: policy.who(), rule, verdict });
             }
         }
@@ -102,6 +104,29 @@ fn admit<'a>(
         return None;
     }
     Some((vrf.table, &vrf.name, !falls_back))
+}
+
+/// The ingress interfaces whose traffic never comes to this rule: a Strict VRF's rule stands before it, and its table has
+/// an end.
+fn unreached(policy: &Asking<'_>, rule: &TrafficRule, vrfs: &[Vrf], report: &mut Report) -> BTreeSet<String> {
+    let mut unreached = BTreeSet::new();
+    for interface in &rule.selector.ingress_interfaces {
+        let holds = |vrf: &&Vrf| vrf.strict && vrf.interfaces.iter().any(|it| it.name == interface.0);
+        let Some(home) = vrfs.iter().find(holds).filter(|vrf| vrf.name != rule.action.vrf.name) else {
+            continue;
+        };
+        let Some(winner) = home.owners.first() else { continue };
+        let message = format!(
+            "what comes in by {interface} is decided by VRF {home}, which is Strict by {winner}, before this rule: take {interface} \
+             off the list, or give {home} isolation FallbackToMain",
+            interface = interface.0,
+            home = home.name
+        );
+        let item = format!("rules[{}].ingressInterfaces[{}]", rule.name, interface.0);
+        report.conflict(&policy.object, item, reason::ISOLATION_FORBIDS, winner, message);
+        unreached.insert(interface.0.clone());
+    }
+    unreached
 }
 
 fn combination_count(selector: &TrafficMatch) -> usize {

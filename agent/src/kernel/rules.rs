@@ -62,6 +62,8 @@ pub(super) fn encode(rule: &Rule) -> RuleMessage {
         }
         RuleAction::Nop => WireAction::Nop,
         RuleAction::Unreachable => WireAction::Unreachable,
+        RuleAction::Blackhole => WireAction::Blackhole,
+        RuleAction::Prohibit => WireAction::Prohibit,
         RuleAction::Other(action) => action.into(),
     };
     message
@@ -108,6 +110,8 @@ pub(super) fn decode(message: &RuleMessage) -> Option<Rule> {
         WireAction::Goto => RuleAction::Goto(target),
         WireAction::Nop => RuleAction::Nop,
         WireAction::Unreachable => RuleAction::Unreachable,
+        WireAction::Blackhole => RuleAction::Blackhole,
+        WireAction::Prohibit => RuleAction::Prohibit,
         action => RuleAction::Other(action.into()),
     };
     Some(rule)

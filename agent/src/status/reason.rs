@@ -116,7 +116,7 @@ words! {
     HASH_POLICY_MISMATCH = "HashPolicyMismatch", "Two multipath hash policies for one node.";
     RULE_ACTION_MISMATCH = "RuleActionMismatch", "One match with two actions.";
     GATEWAY_MISMATCH = "GatewayMismatch", "One return path interface with two gateway settings.";
-    ISOLATION_FORBIDS = "IsolationForbids", "`ifUnavailable: Main` on a `Strict` VRF.";
+    ISOLATION_FORBIDS = "IsolationForbids", "`ifUnavailable: Main` on a `Strict` VRF, or an ingress interface of another `Strict` VRF.";
     BAND_FULL = "BandFull", "More rules overlap than the band has priorities.";
     TABLE_OUTSIDE_OWNERSHIP = "TableOutsideOwnership", "The table is not in the range of `DataplaneConfig`.";
     TABLE_OWNED_BY_ZEBRA = "TableOwnedByZebra", "zebra writes that table itself: only `Observe` is possible.";

@@ -428,6 +428,33 @@ fn main_is_no_way_out_of_a_strict_vrf() {
     assert!(!intent(&policy).rules[0].drop_if_unavailable);
 }
 
+/// Its rule stands before all policies, and its table has an end.
+#[test]
+fn what_comes_into_a_strict_vrf_is_beyond_policies_of_others() {
+    let of = |isolation: &str, vrf: &str| {
+        let attachment = format!(
+            "vrf: {{name: blue, table: 10009}}, isolation: {isolation}, interfaces: [{{name: eth1}}]"
+        );
+        let policy = tp("destinations: [10.0.0.0/8], ingressInterfaces: [eth1, eth2]", vrf, "");
+        intent(&(document("VRFAttachment", "v", &attachment) + &document("TrafficPolicy", "p", &policy)))
+    };
+    let ingress = |intent: &Intent| -> Vec<String> {
+        intent.rules.iter().flat_map(|rule| rule.ingress_interfaces.clone()).collect()
+    };
+    let strict = of("Strict", RED);
+    assert_eq!(ingress(&strict), ["eth2"]);
+    assert_eq!(
+        conflicts(&strict),
+        ["TrafficPolicy/p rules[r].ingressInterfaces[eth1] IsolationForbids VRFAttachment/v"]
+    );
+    for reached in [of("FallbackToMain", RED), of("Strict", "name: blue, table: 10009")] {
+        assert_eq!(
+            (ingress(&reached), conflicts(&reached)),
+            (vec!["eth1".to_owned(), "eth2".to_owned()], vec![])
+        );
+    }
+}
+
 #[test]
 fn return_path_interface_has_one_gateway() {
     let of = |gateway: &str| format!("interfaces: [{{name: eth1, gateway: {{{gateway}}}}}]");
