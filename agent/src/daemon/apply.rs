@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::probe::{self, Verdict};
+use super::trial::{APPLIED_WITHIN, Progress};
 use super::{Agent, Report, Todo, answer, persist};
 use crate::api::{ApplyState, ApplyStatus};
 use crate::control::{Change, Response};
@@ -100,8 +101,7 @@ impl Agent {
 
     /// Nothing may be written to the kernel, neither routes nor maps.
     pub(super) fn is_frozen(&self) -> bool {
-        let config = &self.intent.config;
-        self.switch.pause.is_some() || config.paused.is_some() || config.dry_run
+        self.switch.pause.is_some() || self.intent.config.is_frozen()
     }
 
     /// Voids the nexthops that programs have cached; while nothing is written they expire after a second.
@@ -145,20 +145,65 @@ impl Agent {
         if !self.is_frozen() {
             self.engine.want_audit();
             self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
+            self.trial.thawed(Instant::now());
         }
     }
 
-    /// Probes a change that is written.
-    pub(super) fn start_probes(&mut self, now: Instant) {
-        if self.is_frozen() {
-            return;
+    /// How far what is in force has come into the kernel. Nothing else says that a change is applied.
+    fn progress(&self) -> Progress {
+        if self.awaits_survey() {
+            return Progress::Unplanned;
         }
-        let applied = self.settle_at.is_none() && self.engine.is_idle() && !self.steering.is_opening();
-        let Some(number) = self.trial.due(applied, now) else { return };
+        let Todo { plan, steering, environment, survey } = self.todo;
+        let failing = !self.environment.failures.is_empty() || self.steering.trouble().is_some();
+        let writing = plan
+            || steering
+            || environment
+            || self.steering.is_opening()
+            // Before the first comparison has ended, no route goes out.
+            || !self.engine.has_adopted()
+            || !self.engine.is_idle()
+            // A device that was made is joined only when the kernel has told of it.
+            || (!failing && self.environment.has_device_work(&self.desired(), &self.observed));
+        if writing {
+            Progress::Writing
+        } else if failing || (self.survey_needed() && (survey || self.surveying)) {
+            Progress::Restless
+        } else {
+            Progress::Applied
+        }
+    }
+
+    /// How far a change has come that is to be probed, while it may be written.
+    fn trial_progress(&self) -> Option<Progress> {
+        (self.trial.is_applying() && !self.is_frozen()).then(|| self.progress())
+    }
+
+    /// When a change on trial is probed if it comes no further.
+    pub(super) fn probes_due(&self) -> Option<Instant> {
+        self.trial.deadline(self.trial_progress()?)
+    }
+
+    /// Probes a change that is written.
+    pub(super) fn start_probes(&mut self) {
+        let Some(progress) = self.trial_progress() else { return };
+        let Some(number) = self.trial.due(progress, Instant::now()) else { return };
         let (probes, reports) = (self.intent.config.probes.clone(), self.reports.clone());
-        tracing::info!(probes = probes.len(), "the change is written: probing");
+        if progress == Progress::Applied {
+            tracing::info!(probes = probes.len(), "the change is written: probing");
+        } else {
+            tracing::warn!(
+                ?progress,
+                "the change takes long to be written, or parts of it fail: it is judged now"
+            );
+        }
         tokio::spawn(async move {
-            let verdict = probe::probe(probes).await;
+            // There is nothing in the kernel that a probe could try.
+            let verdict = if progress == Progress::Unplanned {
+                Verdict::Failed(format!("not written within {} s", APPLIED_WITHIN.as_secs()))
+            } else {
+                probe::probe(probes).await
+            };
             // The agent may be stopping.
             drop(reports.send(Report::Probed(number, verdict)).await);
         });
@@ -168,7 +213,7 @@ impl Agent {
     pub(super) fn probed(&mut self, number: u64, verdict: &Verdict) {
         match verdict {
             Verdict::Passed => tracing::info!("all probes have succeeded"),
-            Verdict::Failed(text) => tracing::error!("probe failed: {text}"),
+            Verdict::Failed(text) => tracing::error!("the change failed: {text}"),
             Verdict::Impossible(text) => tracing::warn!("probe cannot be made: {text}"),
         }
         let Some(former) = self.trial.probed(number, verdict) else { return };

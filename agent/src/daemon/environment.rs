@@ -184,6 +184,11 @@ impl Environment {
         self.devices.record()
     }
 
+    /// Whether interfaces are not as desired yet, as far as the kernel has told.
+    pub(super) fn has_device_work(&self, desired: &Desired, observed: &Observed) -> bool {
+        !device_ops(&desired.devices, observed.links(), self.devices.record()).is_empty()
+    }
+
     async fn devices(&mut self, desired: &Desired, observed: &Observed, metrics: &Metrics) {
         for op in device_ops(&desired.devices, observed.links(), self.devices.record()) {
             tracing::info!("{op}");

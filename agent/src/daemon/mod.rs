@@ -248,6 +248,7 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
         }
         agent.settle().await;
         agent.pump();
+        agent.start_probes();
     }
     agent.stop();
     drop(endpoint);
@@ -303,13 +304,16 @@ impl Agent {
             .with_context(|| format!("--state-dir {}: cannot be made", options.state_dir.display()))?;
         let source = Source::open(&options, calls).await?;
         let mut manifests = Manifests::new(source, options.node_labels.clone(), &options.state_dir);
+        let earlier = manifests.loaded().clone();
         let mut intent = manifests.load(None)?;
         let persisted = Persisted::open(&options.state_dir, &intent.config)?;
         persisted.keep_ownership(&mut intent);
         let mut trial = Trial::open(&options.state_dir);
         let hash = manifests.hash();
         let read = Candidate { loaded: manifests.loaded(), hash: &hash, config: &intent.config };
-        if let Some(former) = trial.start(read, now) {
+        let was_written =
+            !earlier.manifests.is_empty() && !manifests.build(&earlier, None).config.is_frozen();
+        if let Some(former) = trial.start(read, was_written.then_some(earlier), now) {
             tracing::warn!(
                 "the manifests were taken back after a failed probe: the former ones stay in force"
             );

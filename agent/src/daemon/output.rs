@@ -95,7 +95,6 @@ impl Agent {
             && self.settle_at.is_none()
             && !self.steering.is_opening();
         self.answer_pausing();
-        self.start_probes(now);
         if !self.ready && passed && (frozen || self.engine.is_idle()) {
             self.ready = true;
             self.metrics.status.ready.set(1);
@@ -152,6 +151,11 @@ impl Agent {
         !self.intent.return_paths.is_empty()
             || self.intent.imports.iter().any(|import| !import.program)
             || self.intent.vrfs.iter().any(|vrf| vrf.rp_filter == RpFilter::Auto)
+    }
+
+    /// Whether nothing can be planned before the first survey has ended.
+    pub(super) fn awaits_survey(&self) -> bool {
+        self.survey.is_none() && self.survey_needed()
     }
 
     pub(super) fn start_survey(&mut self, now: Instant) {

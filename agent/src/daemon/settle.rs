@@ -16,8 +16,8 @@ impl Agent {
     pub(super) fn deadline(&self) -> Instant {
         let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
         let steering = self.steering.retry_at().filter(|_| !self.todo.steering && !self.is_frozen());
-        let trial = self.trial.deadline().filter(|_| !self.is_frozen());
-        let others = [self.settle_at, steering, trial, self.frr.deadline(), self.facts.deadline()];
+        let others =
+            [self.settle_at, steering, self.probes_due(), self.frr.deadline(), self.facts.deadline()];
         for at in [self.engine.deadline()].into_iter().chain(others) {
             next = at.map_or(next, |at| next.min(at));
         }
@@ -72,7 +72,7 @@ impl Agent {
             return;
         }
         // What steering and filters need is planned with all the rest: else a restart would take it away first.
-        if self.survey.is_none() && self.survey_needed() {
+        if self.awaits_survey() {
             self.settle_at = None;
             return;
         }

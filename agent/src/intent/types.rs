@@ -148,6 +148,14 @@ impl std::fmt::Display for ProbeTarget {
     }
 }
 
+impl Config {
+    /// Whether it forbids all writing.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.dry_run || self.paused.is_some()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
