@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::{Agent, AgentOptions, End, Lab, Namespace, wait_until};
+use backtrail_lab::{Agent, AgentOptions, End, Lab, Namespace, TcpEcho, tcp_exchange, wait_until};
 
 /// Emulated machines are slow.
 const WAIT: Duration = Duration::from_secs(60);
@@ -331,4 +331,32 @@ fn an_adopted_vrf_stays_somebody_elses() -> Result<()> {
     agent.stop()?;
     agent.cleanup()?;
     net.restored(&agent, &before)
+}
+
+/// The device is made, and joined once the kernel has told of it: only then is there anything to probe.
+#[test]
+#[ignore = "needs VRF and 8021q: cargo xtask vm"]
+fn a_move_that_cuts_off_a_probe_is_taken_back() -> Result<()> {
+    const CONFIG: &str = "apiVersion: backtrail.dev/v1alpha1
+kind: DataplaneConfig
+metadata: {name: default}
+spec: {apply: {probes: [{type: TCP, address: 10.0.1.1, port: 7000, timeout: 5s}]}}
+---
+";
+    let net = Net::new("trial")?;
+    let service = "10.0.1.1:7000".parse()?;
+    let _service = TcpEcho::start(&net.peer, service)?;
+    let former = CONFIG.to_owned() + &attachment("blue", 10002, "Create", VLAN);
+    let agent = net.agent(&former)?;
+    net.until(&agent, "the VRF of before", || net.is_member("v.120", "blue", V120))?;
+    let reason = |wanted: &str| {
+        let status = agent.json(&["status"]).unwrap_or_default();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|it| it["type"] == "Enforced" && it["reason"] == wanted)
+    };
+    let before = net.snapshot()?;
+    agent.write_manifests(&(former + &attachment("red", 10001, "Create", "{name: e1}")))?;
+    net.until(&agent, "it is taken back", || reason("RolledBack"))?;
+    net.restored(&agent, &before)?;
+    tcp_exchange(&net.node, None, service, WAIT).map(drop)
 }
