@@ -44,8 +44,8 @@ words! {
     // Enforced
     ENFORCING = "Enforcing", "Changes are written.";
     PAUSED = "Paused", "Nothing is written: `backtrail pause`, or the annotation `backtrail.dev/paused`.";
-    PROBING = "Probing", "A change is written, and `apply.probes` are under way.";
-    ROLLED_BACK = "RolledBack", "A probe failed after a change: the former configuration is in force until the new one is edited.";
+    PROBING = "Probing", "A change is being written, or `apply.probes` are under way.";
+    ROLLED_BACK = "RolledBack", "A probe failed after a change: the configuration that was written before is in force until the new one is edited.";
     PROBE_FAILED = "ProbeFailed", "A probe failed after a change, which stays: `rollbackOnProbeFailure` is false.";
     DRY_RUN = "DryRun", "Nothing is written: `apply.mode: DryRun`.";
     // Accepted
