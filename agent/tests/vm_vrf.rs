@@ -355,7 +355,10 @@ spec: {apply: {probes: [{type: TCP, address: 10.0.1.1, port: 7000, timeout: 5s}]
         conditions.iter().any(|it| it["type"] == "Enforced" && it["reason"] == wanted)
     };
     let before = net.snapshot()?;
-    agent.write_manifests(&(former + &attachment("red", 10001, "Create", "{name: e1}")))?;
+    // Without a route of the VRF's own there is no acknowledgement to wait for before the device is known.
+    let red = attachment("red", 10001, "Create", "{name: e1}")
+        .replace("spec:\n", "spec:\n  isolation: FallbackToMain\n");
+    agent.write_manifests(&(former + &red))?;
     net.until(&agent, "it is taken back", || reason("RolledBack"))?;
     net.restored(&agent, &before)?;
     tcp_exchange(&net.node, None, service, WAIT).map(drop)
