@@ -105,3 +105,36 @@ fn a_running_agent_is_not_pulled_the_rug_from_under() {
     assert!(!node.run("ip rule").unwrap().contains("1105:"));
     drop(agent);
 }
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_renamed_interface_gets_its_sysctls_back_and_its_old_name_is_another_ones() {
+    let lab = Lab::new("cleanup-renamed").unwrap();
+    let node = lab.namespace("node").unwrap();
+    node.run("ip link add wan type veth peer name peer; ip link add new type veth peer name peer2").unwrap();
+    let dir = lab.dir().join("agent");
+    let state = dir.join("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let keys = ["net/ipv4/conf/wan/rp_filter", "net/ipv6/conf/wan/keep_addr_on_down"];
+    let all =
+        "cat /proc/sys/net/ipv4/conf/{wan,lan}/rp_filter /proc/sys/net/ipv6/conf/{wan,lan}/keep_addr_on_down";
+    let values = || node.run(&format!("bash -c '{all}'")).unwrap();
+    let set = || {
+        node.enter(|| {
+            let mut sysctls = backtrail::kernel::sysctl::Sysctls::open(&state).unwrap();
+            keys.iter().for_each(|key| sysctls.set(key, "1").unwrap());
+        })
+        .unwrap();
+    };
+    node.run(
+        "echo 2 > /proc/sys/net/ipv4/conf/wan/rp_filter; echo 0 > /proc/sys/net/ipv4/conf/new/rp_filter",
+    )
+    .unwrap();
+    set();
+    node.run("ip link set wan name lan; ip link set new name wan").unwrap();
+    assert_eq!(values(), "0\n1\n0\n1\n", "values travel with their interfaces");
+    set();
+    let output = cleanup(&node, &dir, &[]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("restored 4 sysctls"), "{output:?}");
+    assert_eq!(values(), "0\n2\n0\n0\n");
+}

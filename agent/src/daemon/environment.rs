@@ -214,6 +214,7 @@ impl Environment {
     }
 
     fn restore_sysctls(&mut self, desired: &Desired, metrics: &Metrics) {
+        self.sysctls.follow();
         let stale: Vec<String> = self
             .sysctls
             .recorded()

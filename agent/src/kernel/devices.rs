@@ -1,6 +1,5 @@
 //! VRF and VLAN devices, their members and addresses, with a record of what interfaces of others were before.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -42,12 +41,7 @@ impl DeviceWriter {
     /// # Errors
     /// [`KernelError::Socket`], [`KernelError::File`], or [`KernelError::Record`] when the record is not one.
     pub fn open(state_dir: &Path, protocol: u8) -> Result<Self, KernelError> {
-        const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-        let boot = fs::read_to_string(BOOT).map_err(|source| KernelError::File {
-            path: BOOT.into(),
-            doing: "read",
-            source,
-        })?;
+        let boot = record::boot_id()?;
         let path = state_dir.join(RECORD);
         let mut file: File = record::read(&path)?;
         if file.boot != boot {

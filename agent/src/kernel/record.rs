@@ -9,6 +9,12 @@ use serde::de::DeserializeOwned;
 
 use super::KernelError;
 
+/// Which boot of the machine this is: what the kernel was told in another one is gone.
+pub(super) fn boot_id() -> Result<String, KernelError> {
+    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(BOOT).map_err(|source| KernelError::File { path: BOOT.into(), doing: "read", source })
+}
+
 /// The record, or an empty one where there is none.
 pub(super) fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T, KernelError> {
     match fs::read(path) {
