@@ -93,7 +93,7 @@ impl Agent {
             forwarding: Family::ALL.into_iter().filter(forwards).collect(),
             silent: self.engine.silent_gateways().collect(),
             occupied: self.facts.occupied.clone(),
-            moved: moved.map(|(ifindex, changed)| (*ifindex, changed.routes.clone())).collect(),
+            moved: moved.map(|(ifindex, changed)| (*ifindex, changed.clone())).collect(),
             ..NodeFacts::default()
         };
         facts.merge(&self.facts.configured);

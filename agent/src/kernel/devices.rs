@@ -69,10 +69,11 @@ impl DeviceWriter {
             DeviceOp::MakeSink => self.actions.create_sink(SINK_NAME).await.map(drop),
             DeviceOp::SetUp(link) => self.actions.set_up(link.ifindex).await,
             DeviceOp::SetMtu(link, mtu) => self.actions.set_mtu(link.ifindex, *mtu).await,
-            DeviceOp::Join { link, vrf, preserve, foreign } => {
-                self.join(link, *vrf, *preserve, *foreign).await
+            DeviceOp::Join { link, vrf, table, preserve, foreign } => {
+                self.join(link, (*vrf, *table), *preserve, *foreign).await
             }
             DeviceOp::Leave(link) => self.actions.set_controller(link.ifindex, None, true).await,
+            DeviceOp::Disown(link) => self.change(link, Changed::disown),
             DeviceOp::Restore(link) => self.restore(link).await,
             DeviceOp::AddAddress { link, net, foreign } => {
                 if *foreign {
@@ -112,18 +113,27 @@ impl DeviceWriter {
     async fn join(
         &mut self,
         link: &Subject,
-        vrf: u32,
+        (vrf, table): (u32, u32),
         preserve: bool,
         foreign: bool,
     ) -> Result<(), KernelError> {
-        let first = foreign && !self.file.interfaces.get(&link.ifindex).is_some_and(|changed| changed.member);
+        let before = self.file.interfaces.get(&link.ifindex).cloned().unwrap_or_default();
+        let first = foreign && !before.member;
         if first {
             let routes = orphans(link.ifindex).await?;
             self.change(link, |changed| (changed.member, changed.routes) = (true, routes))?;
         }
+        if foreign {
+            self.change(link, |changed| changed.tables.extend([table]))?;
+        }
         let joined = self.actions.set_controller(link.ifindex, Some(vrf), preserve).await;
-        if joined.is_err() && first {
-            self.restore(link).await?;
+        match &joined {
+            Err(_) if first => self.restore(link).await?,
+            _ if foreign => {
+                let tables = if joined.is_ok() { [table].into() } else { before.tables };
+                self.change(link, |changed| changed.tables = tables)?;
+            }
+            _ => {}
         }
         joined
     }
@@ -137,7 +147,7 @@ impl DeviceWriter {
             let object = ops.get(error.index).map(ToString::to_string).unwrap_or_default();
             return Err(KernelError::Refused { object, errno: error.errno, text: error.text });
         }
-        self.change(link, |changed| (changed.member, changed.routes) = (false, Vec::new()))
+        self.change(link, Changed::disown)
     }
 }
 

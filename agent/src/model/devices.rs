@@ -6,7 +6,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::KernelRoute;
+use super::{KernelRoute, Link};
 
 /// IFLA_IFALIAS of the devices that Backtrail made: only those may it delete.
 pub const ALIAS: &str = "backtrail";
@@ -60,16 +60,50 @@ pub struct VrfDevice {
 
 /// What was changed on an interface that is not Backtrail's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Changed {
     /// Its name then, for people.
     pub name: String,
     /// Whether Backtrail made it a member of a VRF device.
     pub member: bool,
+    /// The tables of that device, and of the one that it leaves while it moves; none in records of earlier versions,
+    /// which did not know.
+    pub tables: BTreeSet<u32>,
     /// The routes of main that led by it alone before, which the kernel dropped then.
     pub routes: Vec<KernelRoute>,
     /// Addresses that Backtrail added.
     pub added: BTreeSet<IpNet>,
+}
+
+impl Changed {
+    /// Whether it was Backtrail that made the interface a member of `master`.
+    #[must_use]
+    pub fn put_into(&self, master: &Link) -> bool {
+        let table = master.vrf_table.filter(|table| self.tables.is_empty() || self.tables.contains(table));
+        self.member && table.is_some()
+    }
+
+    /// Forgets that it is a member, and what it was before that.
+    pub fn disown(&mut self) {
+        *self = Self {
+            name: std::mem::take(&mut self.name),
+            added: std::mem::take(&mut self.added),
+            ..Self::default()
+        };
+    }
+}
+
+/// Whether the device was made by Backtrail.
+#[must_use]
+pub fn ours(link: &Link) -> bool {
+    link.alias.as_deref() == Some(ALIAS)
+}
+
+/// Whether `link` may be taken from `master`: where others put it, it stays.
+#[must_use]
+pub fn may_leave(link: &Link, master: &Link, changed: Option<&Changed>) -> bool {
+    let entered = ours(link) && master.vrf_table.is_some();
+    ours(master) || entered || changed.is_some_and(|changed| changed.put_into(master))
 }
 
 /// What was changed on interfaces that are not Backtrail's, by ifindex.
@@ -103,6 +137,8 @@ pub enum DeviceOp {
         link: Subject,
         /// Index of the VRF device.
         vrf: u32,
+        /// Table of that device.
+        table: u32,
         /// Keep its addresses.
         preserve: bool,
         /// It is not Backtrail's: what it was is recorded.
@@ -110,6 +146,8 @@ pub enum DeviceOp {
     },
     /// Takes an interface out of its VRF device, with its addresses.
     Leave(Subject),
+    /// Forgets that an interface is a member: somebody else has put it elsewhere.
+    Disown(Subject),
     /// Puts the recorded routes back and forgets the interface.
     Restore(Subject),
     /// Adds an address; of a foreign interface it is recorded.
@@ -135,7 +173,9 @@ impl DeviceOp {
     pub fn words(&self) -> (&'static str, &'static str) {
         match self {
             Self::MakeVrf(_) | Self::MakeVlan(..) | Self::MakeSink => ("add", "link"),
-            Self::SetUp(_) | Self::SetMtu(..) | Self::Join { .. } | Self::Leave(_) => ("replace", "link"),
+            Self::SetUp(_) | Self::SetMtu(..) | Self::Join { .. } | Self::Leave(_) | Self::Disown(_) => {
+                ("replace", "link")
+            }
             Self::Restore(_) => ("add", "route"),
             Self::AddAddress { .. } => ("add", "address"),
             Self::RemoveAddress(..) => ("delete", "address"),
@@ -156,6 +196,7 @@ impl DeviceOp {
             | Self::SetMtu(link, _)
             | Self::Join { link, .. }
             | Self::Leave(link)
+            | Self::Disown(link)
             | Self::Restore(link)
             | Self::AddAddress { link, .. }
             | Self::RemoveAddress(link, _)
@@ -177,6 +218,7 @@ impl fmt::Display for DeviceOp {
             Self::SetMtu(link, mtu) => write!(f, "set the MTU of {} to {mtu} bytes", link.name),
             Self::Join { link, vrf, .. } => write!(f, "make {} a member of VRF device {vrf}", link.name),
             Self::Leave(link) => write!(f, "take {} out of its VRF device", link.name),
+            Self::Disown(link) => write!(f, "leave {} where somebody else has put it", link.name),
             Self::Restore(link) => write!(f, "put back the routes of {}", link.name),
             Self::AddAddress { link, net, .. } => write!(f, "add {net} to {}", link.name),
             Self::RemoveAddress(link, net) => write!(f, "remove {net} from {}", link.name),

@@ -2,7 +2,7 @@
 
 use super::{Links, NodeFacts, Plan, Problem};
 use crate::intent::types::{Intent, RpFilter, Vrf, VrfInterface, VrfMode};
-use crate::model::devices::{ALIAS, Interface, VlanDevice, VrfDevice};
+use crate::model::devices::{Interface, VlanDevice, VrfDevice, may_leave, ours};
 use crate::model::{Family, Link, TABLE_MAIN};
 use crate::status::reason;
 
@@ -51,10 +51,6 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links, facts: &N
 }
 
 type Conflict = (&'static str, String);
-
-fn ours(link: &Link) -> bool {
-    link.alias.as_deref() == Some(ALIAS)
-}
 
 /// Why the VRF device cannot be made or adopted.
 fn device_conflict(vrf: &Vrf, links: &Links) -> Result<(), Conflict> {
@@ -125,9 +121,7 @@ fn interface_conflict<'a>(
     }
     let master = link.master.and_then(|master| links.get(&master));
     let movable = |master: &Link| {
-        ours(master)
-            || ours(link)
-            || facts.moved.contains_key(&link.ifindex)
+        may_leave(link, master, facts.moved.get(&link.ifindex))
             || planned.vrf.as_ref().is_some_and(|vrf| vrf.name == master.name)
     };
     match master.filter(|master| planned.vrf.is_some() && !movable(master)) {
@@ -176,6 +170,10 @@ fn interface_sysctls(plan: &mut Plan, vrf: &Vrf, link: &Link, planned: &Interfac
     let name = &link.name;
     if planned.vrf.is_some() && planned.preserve {
         set(plan, format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
+    }
+    // Else the kernel takes the host's addresses of a network away with the one of ours that was there before them.
+    if planned.addresses.iter().any(|net| net.addr().is_ipv4()) && !ours(link) {
+        set(plan, format!("net/ipv4/conf/{name}/promote_secondaries"), "1");
     }
     if ours(link) || planned.vrf.is_some() {
         forward(plan, link, facts);

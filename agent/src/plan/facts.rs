@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::intent::types::{AutoProtect, Vrf};
-use crate::model::{Family, KernelRoute};
+use crate::model::Family;
+use crate::model::devices::DeviceRecord;
 
 /// What the node knows: the cluster's networks, whom it must be able to reach, and what the kernel shows of others.
 ///
@@ -31,8 +32,8 @@ pub struct NodeFacts {
     pub silent: BTreeSet<(u32, IpAddr)>,
     /// Tables that hold routes of others and none of ours, each with what is there.
     pub occupied: BTreeMap<u32, String>,
-    /// Routes that main had by interfaces which have moved into a VRF device, by ifindex.
-    pub moved: BTreeMap<u32, Vec<KernelRoute>>,
+    /// Interfaces that have moved into a VRF device.
+    pub moved: DeviceRecord,
 }
 
 impl NodeFacts {

@@ -65,7 +65,7 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links, facts: &N
 fn moved(config: &Config, vrf: &Vrf, link: &Link, links: &Links, facts: &NodeFacts) -> Vec<KernelRoute> {
     let master = link.master.and_then(|master| links.get(&master));
     let joined = master.is_some_and(|master| master.vrf_table == Some(vrf.table));
-    let routes = facts.moved.get(&link.ifindex).filter(|_| joined && link.usable());
+    let changed = facts.moved.get(&link.ifindex).filter(|_| joined && link.usable());
     let here = |route: &KernelRoute| {
         let mut target = route.target.clone();
         if let RouteTarget::Inline(hops) = &mut target {
@@ -75,7 +75,7 @@ fn moved(config: &Config, vrf: &Vrf, link: &Link, links: &Links, facts: &NodeFac
         let key = RouteKey { table: vrf.table, ..route.key };
         KernelRoute { key, target, protocol: config.route_protocol, ..route.clone() }
     };
-    routes.into_iter().flatten().map(here).collect()
+    changed.into_iter().flat_map(|changed| &changed.routes).map(here).collect()
 }
 
 /// Ends the lookup in the table of a VRF device for a destination within the cluster: the rules after l3mdev's decide,

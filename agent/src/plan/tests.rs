@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::intent::types::*;
+use crate::model::devices::Changed;
 use crate::model::{Address, Link, RouteTarget, RuleAction, Special};
 use crate::status::reason;
 
@@ -353,6 +354,34 @@ fn a_member_of_somebody_elses_device_is_not_taken_from_it() {
 }
 
 #[test]
+fn a_member_of_ours_that_somebody_put_elsewhere_is_not_taken_back() {
+    let changed = Changed { member: true, tables: [77].into(), ..Changed::default() };
+    let facts = NodeFacts { moved: [(2, changed)].into(), ..NodeFacts::default() };
+    let bridge = Link { kind: "bridge".to_owned(), ..link(3, "br0", &[]) };
+    for (master, reasons_then) in [
+        (bridge, vec![reason::INTERFACE_HAS_CONTROLLER]),
+        (vrf_device(3, "blue", 88), vec![reason::INTERFACE_HAS_CONTROLLER]),
+        (vrf_device(3, "blue", 77), vec![]),
+    ] {
+        let port = Link { master: Some(3), ..link(2, "e1", &[]) };
+        let plan = compile_with(&created(&["e1"]), &by_index([master, port]), &facts);
+        assert_eq!(reasons(&plan), reasons_then);
+    }
+}
+
+#[test]
+fn addresses_of_the_host_outlive_the_one_of_a_manifest() {
+    let promote = |addresses: &[&str]| {
+        let mut intent = created(&["e1"]);
+        intent.vrfs[0].interfaces[0].addresses = addresses.iter().map(|address| net(address)).collect();
+        let plan = compile(&intent, vec![link(2, "e1", &[])]);
+        plan.sysctls.get("net/ipv4/conf/e1/promote_secondaries").cloned()
+    };
+    assert_eq!(promote(&["2001:db8::1/64", "198.51.100.2/24"]).as_deref(), Some("1"));
+    assert_eq!(promote(&["2001:db8::1/64"]), None);
+}
+
+#[test]
 fn a_foreign_vlan_of_another_id_is_not_taken_for_ours() {
     let mut intent = created(&["e1.7"]);
     let vlan = |id| Some(Vlan { parent: "e1".to_owned(), id, mtu: None });
@@ -407,7 +436,10 @@ fn a_vrf_device_accepts_for_unbound_services_and_forwards_where_the_node_does() 
 fn routes_that_main_lost_by_a_member_are_in_its_vrf() {
     let mut route = statics_route("0.0.0.0/0", 100);
     route.protocol = 16;
-    let facts = NodeFacts { moved: [(2, vec![route])].into(), ..NodeFacts::default() };
+    let facts = NodeFacts {
+        moved: [(2, Changed { routes: vec![route], ..Changed::default() })].into(),
+        ..NodeFacts::default()
+    };
     let compile = |master| {
         let links = [Link { master, ..link(2, "e1", &["10.0.1.1/24"]) }, owned(vrf_device(3, "red", 10001))];
         compile_with(&created(&["e1"]), &by_index(links), &facts)

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Link;
 use crate::model::devices::{
-    ALIAS, DeviceOp, DeviceRecord, Devices, Interface, SINK_NAME, Subject, VlanDevice, VrfDevice,
+    DeviceOp, DeviceRecord, Devices, Interface, SINK_NAME, Subject, VlanDevice, VrfDevice, may_leave, ours,
 };
 use crate::plan::Links;
 
@@ -39,10 +39,6 @@ struct Pass<'a> {
 
 fn subject(link: &Link) -> Subject {
     Subject { ifindex: link.ifindex, name: link.name.clone() }
-}
-
-fn ours(link: &Link) -> bool {
-    link.alias.as_deref() == Some(ALIAS)
 }
 
 impl<'a> Pass<'a> {
@@ -114,17 +110,27 @@ impl<'a> Pass<'a> {
 
     /// Moves a link to where it should be.
     fn member(&mut self, link: &'a Link) {
-        let recorded = self.record.get(&link.ifindex).is_some_and(|changed| changed.member);
+        let changed = self.record.get(&link.ifindex).filter(|changed| changed.member);
+        let recorded = changed.is_some();
         let vrf = self.wanted(link).and_then(|interface| interface.vrf.as_ref());
         if self.stale(link) {
             // It is deleted, as a member or not.
             return;
         }
-        if let Some(target) = self.target(link) {
+        let target = self.target(link);
+        let master = link.master.and_then(|master| self.links.get(&master));
+        if master.is_some_and(|master| Some(master.ifindex) != target && !may_leave(link, master, changed)) {
+            if recorded {
+                self.ops.push(DeviceOp::Disown(subject(link)));
+            }
+            return;
+        }
+        if let Some((target, vrf)) = target.zip(vrf) {
             if link.master != Some(target) {
                 self.ops.push(DeviceOp::Join {
                     link: subject(link),
                     vrf: target,
+                    table: vrf.table,
                     preserve: self.wanted(link).is_some_and(|interface| interface.preserve),
                     foreign: !ours(link),
                 });
@@ -132,7 +138,6 @@ impl<'a> Pass<'a> {
             return;
         }
         let made_now = vrf.is_some_and(|vrf| self.making.contains(vrf.name.as_str()));
-        let master = link.master.and_then(|master| self.links.get(&master));
         match master {
             Some(master)
                 if (self.stale(master) && !made_now)

@@ -174,3 +174,54 @@ fn foreign(rig: &Rig) -> Result<String> {
          ip nexthop show id 7",
     )
 }
+
+/// The kernel takes all addresses of a network away with the first one, unless `promote_secondaries` is set.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_address_of_the_host_outlives_the_manifests_one() -> Result<()> {
+    let plain = manifests("false", "{}", &["10.20.0.0/16"]);
+    let listed = plain.replace("{name: wan}", "{name: wan, addresses: [198.51.100.2/24]}");
+    let prepare = "echo 0 > /proc/sys/net/ipv4/conf/all/promote_secondaries
+        echo 0 > /proc/sys/net/ipv4/conf/wan/promote_secondaries";
+    let mut rig = Rig::prepared("secondary", listed.clone(), prepare)?;
+    let shows =
+        |rig: &Rig, net: &str| rig.node.run("ip -o -4 addr show wan").is_ok_and(|text| text.contains(net));
+    let promotes = |rig: &Rig| rig.node.read_sysctl("net.ipv4.conf.wan.promote_secondaries");
+    rig.wait("the manifest's address", |rig| shows(rig, "198.51.100.2/24"))?;
+    rig.node.run("ip addr add 198.51.100.3/24 dev wan label wan:host valid_lft 9000 preferred_lft 9000")?;
+    rig.agent.write_manifests(&plain)?;
+    rig.wait("it is gone", |rig| !shows(rig, "198.51.100.2/24"))?;
+    rig.wait("the sysctl is as before", |rig| promotes(rig).is_ok_and(|value| value == "0"))?;
+    ensure!(shows(&rig, "198.51.100.3/24") && shows(&rig, "wan:host"), "the host's went with it");
+
+    rig.node.run("ip addr del 198.51.100.3/24 dev wan")?;
+    rig.agent.write_manifests(&listed)?;
+    rig.wait("the manifest's address again", |rig| shows(rig, "198.51.100.2/24"))?;
+    rig.node.run("ip addr add 198.51.100.3/24 dev wan")?;
+    rig.agent.stop()?;
+    rig.agent.cleanup()?;
+    ensure!(shows(&rig, "198.51.100.3/24") && !shows(&rig, "198.51.100.2/24"), "after cleanup");
+    ensure!(promotes(&rig)? == "0", "promote_secondaries is still set");
+    Ok(())
+}
+
+/// Where the operator puts an interface, it stays, whatever an agent of before did with it.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn an_interface_in_a_bridge_of_the_operator_stays_there() -> Result<()> {
+    let mut rig = Rig::start("bridged", manifests("false", "{}", &["10.20.0.0/16"]))?;
+    rig.wait("a rule", |rig| rig.has_rule("10.20.0.0/16"))?;
+    rig.agent.stop()?;
+    // As an agent records it on a kernel with VRF devices, which this one may not be.
+    let index = rig.node.run("ip -o link show wan | cut -d: -f1")?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let record = serde_json::json!({ "boot": boot, "interfaces": { index.trim(): {
+        "name": "wan", "member": true, "tables": [10001], "routes": [], "added": [],
+    }}});
+    std::fs::write(rig.agent.run_dir().with_file_name("state").join("devices.json"), record.to_string())?;
+    rig.node.run("ip link add br0 type bridge; ip link set wan master br0")?;
+    let cleaned = rig.agent.cleanup()?;
+    ensure!(cleaned.contains("released 0 interfaces"), "{cleaned}");
+    ensure!(rig.node.run("ip -o link show master br0")?.contains("wan"), "wan was taken from br0");
+    Ok(())
+}

@@ -92,16 +92,17 @@ impl Node {
             DeviceOp::MakeSink => self.add(SINK_NAME, "dummy", |link| link.up = true),
             DeviceOp::SetUp(link) => self.change(link, |link| link.up = true),
             DeviceOp::SetMtu(link, mtu) => self.change(link, |link| link.mtu = *mtu),
-            DeviceOp::Join { link, vrf, foreign, .. } => {
+            DeviceOp::Join { link, vrf, table, foreign, .. } => {
                 if *foreign {
-                    self.record.entry(link.ifindex).or_default().member = true;
+                    let changed = self.record.entry(link.ifindex).or_default();
+                    (changed.member, changed.tables) = (true, [*table].into());
                 }
                 self.change(link, |link| link.master = Some(*vrf));
             }
             DeviceOp::Leave(link) => self.change(link, |link| link.master = None),
-            DeviceOp::Restore(link) => {
+            DeviceOp::Restore(link) | DeviceOp::Disown(link) => {
                 let changed = self.record.entry(link.ifindex).or_default();
-                changed.member = false;
+                changed.disown();
                 if changed.added.is_empty() {
                     self.record.remove(&link.ifindex);
                 }
@@ -250,6 +251,41 @@ fn an_adopted_device_gets_members_and_stays_when_they_leave() {
         "and e2 stays"
     );
     assert_eq!(node, before);
+}
+
+/// A NIC of a VRF of ours is taken out by the operator and put into a device of his own.
+#[test]
+fn what_somebody_puts_elsewhere_stays_there() {
+    let listed = devices(&[vrf("red", 10001)], &[("e3", member(Some(vrf("red", 10001))))]);
+    let bridge = Link { name: "br0".to_owned(), kind: "bridge".to_owned(), ..link(5) };
+    // The VRF device `theirs` is no bridge, and has a table that e3 was never in.
+    for (master, desired) in [(5, &listed), (5, &Devices::default()), (4, &listed), (4, &Devices::default())]
+    {
+        let mut node = Node::new();
+        node.links.insert(5, bridge.clone());
+        node.settle(&listed);
+        node.links.get_mut(&3).unwrap().master = Some(master);
+        let said = node.settle(desired);
+        assert_eq!(
+            said.first().map(String::as_str),
+            Some("leave e3 where somebody else has put it"),
+            "{said:?}"
+        );
+        node.settle(&Devices::default());
+        assert_eq!(node.links[&3].master, Some(master));
+        assert!(node.record.is_empty());
+    }
+}
+
+#[test]
+fn a_member_that_an_earlier_version_recorded_leaves_whatever_vrf_it_is_in() {
+    let mut node = Node::new();
+    node.settle(&devices(&[], &[("e3", member(Some(vrf("theirs", 77))))]));
+    node.record.get_mut(&3).unwrap().tables.clear();
+    assert_eq!(
+        node.settle(&Devices::default()),
+        ["take e3 out of its VRF device", "put back the routes of e3"]
+    );
 }
 
 #[test]
