@@ -146,6 +146,16 @@ impl Actions {
         Ok(ifindex)
     }
 
+    /// Takes the mark of a device of ours away.
+    ///
+    /// # Errors
+    /// [`KernelError::Refused`]
+    pub async fn unmark(&self, ifindex: u32) -> Result<(), KernelError> {
+        let mut message = LinkUnspec::new_with_index(ifindex).build();
+        message.attributes.push(LinkAttribute::IfAlias(String::new()));
+        self.set_link(message, || format!("take the mark of link {ifindex} away")).await
+    }
+
     /// Deletes a device, whosever it is.
     ///
     /// # Errors

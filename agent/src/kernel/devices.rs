@@ -67,6 +67,7 @@ impl DeviceWriter {
                 self.actions.create_vlan(name, *parent, vlan.id, vlan.mtu).await.map(drop)
             }
             DeviceOp::MakeSink => self.actions.create_sink(SINK_NAME).await.map(drop),
+            DeviceOp::HandOver(link) => self.actions.unmark(link.ifindex).await,
             DeviceOp::SetUp(link) => self.actions.set_up(link.ifindex).await,
             DeviceOp::SetMtu(link, mtu) => self.actions.set_mtu(link.ifindex, *mtu).await,
             DeviceOp::Join { link, vrf, table, preserve, foreign } => {

@@ -19,6 +19,8 @@ pub const SINK_NAME: &str = "backtrail0";
 pub struct Devices {
     /// VRF devices to make, each with its table.
     pub vrfs: BTreeMap<String, u32>,
+    /// VRF devices to use once somebody else has made them. One that Backtrail made is handed over.
+    pub adopted: BTreeMap<String, u32>,
     /// Interfaces to make or to change, by name.
     pub interfaces: BTreeMap<String, Interface>,
     /// Whether the device [`SINK_NAME`] should be.
@@ -28,8 +30,10 @@ pub struct Devices {
 /// An interface that manifests speak of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// The VLAN device to make where there is none.
+    /// The VLAN device that it is.
     pub vlan: Option<VlanDevice>,
+    /// Somebody else makes that; one that Backtrail made is handed over.
+    pub adopted: bool,
     /// Addresses to add.
     pub addresses: BTreeSet<IpNet>,
     /// The VRF device that it should be a member of.
@@ -127,6 +131,8 @@ pub enum DeviceOp {
     MakeVlan(String, u32, VlanDevice),
     /// Makes the device [`SINK_NAME`], up.
     MakeSink,
+    /// Takes Backtrail's mark from a device: whoever adopts it has it from then on.
+    HandOver(Subject),
     /// Sets a device up.
     SetUp(Subject),
     /// Sets the MTU, bytes.
@@ -173,9 +179,12 @@ impl DeviceOp {
     pub fn words(&self) -> (&'static str, &'static str) {
         match self {
             Self::MakeVrf(_) | Self::MakeVlan(..) | Self::MakeSink => ("add", "link"),
-            Self::SetUp(_) | Self::SetMtu(..) | Self::Join { .. } | Self::Leave(_) | Self::Disown(_) => {
-                ("replace", "link")
-            }
+            Self::SetUp(_)
+            | Self::SetMtu(..)
+            | Self::Join { .. }
+            | Self::Leave(_)
+            | Self::Disown(_)
+            | Self::HandOver(_) => ("replace", "link"),
             Self::Restore(_) => ("add", "route"),
             Self::AddAddress { .. } => ("add", "address"),
             Self::RemoveAddress(..) => ("delete", "address"),
@@ -197,6 +206,7 @@ impl DeviceOp {
             | Self::Join { link, .. }
             | Self::Leave(link)
             | Self::Disown(link)
+            | Self::HandOver(link)
             | Self::Restore(link)
             | Self::AddAddress { link, .. }
             | Self::RemoveAddress(link, _)
@@ -214,6 +224,7 @@ impl fmt::Display for DeviceOp {
                 write!(f, "make VLAN device {name}: {} on {}", vlan.id, vlan.parent)
             }
             Self::MakeSink => write!(f, "make {SINK_NAME}"),
+            Self::HandOver(link) => write!(f, "hand {} over to whoever adopts it", link.name),
             Self::SetUp(link) => write!(f, "set {} up", link.name),
             Self::SetMtu(link, mtu) => write!(f, "set the MTU of {} to {mtu} bytes", link.name),
             Self::Join { link, vrf, .. } => write!(f, "make {} a member of VRF device {vrf}", link.name),

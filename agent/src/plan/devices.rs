@@ -19,9 +19,12 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links, facts: &N
             }
             device_sysctls(plan, vrf, links, facts);
         }
-        if vrf.mode == VrfMode::Create {
-            plan.devices.vrfs.insert(vrf.name.clone(), vrf.table);
-        }
+        let devices = match vrf.mode {
+            VrfMode::Create => Some(&mut plan.devices.vrfs),
+            VrfMode::Adopt => Some(&mut plan.devices.adopted),
+            VrfMode::TableOnly => None,
+        };
+        devices.map(|devices| devices.insert(vrf.name.clone(), vrf.table));
         for interface in &vrf.interfaces {
             let owner = interface.owners.first().unwrap_or(owner);
             let planned = Interface {
@@ -30,6 +33,7 @@ pub(super) fn compile(plan: &mut Plan, intent: &Intent, links: &Links, facts: &N
                     id: vlan.id,
                     mtu: vlan.mtu,
                 }),
+                adopted: vrf.mode == VrfMode::Adopt,
                 addresses: interface.addresses.iter().copied().collect(),
                 vrf: device.clone(),
                 preserve: interface.preserve_addresses,
@@ -103,7 +107,7 @@ fn interface_conflict<'a>(
 ) -> Result<&'a Link, Conflict> {
     let name = &interface.name;
     let Some(link) = links.values().find(|link| link.name == *name) else {
-        return Err((reason::INTERFACE_NOT_FOUND, not_found(name, planned.vlan.as_ref())));
+        return Err((reason::INTERFACE_NOT_FOUND, not_found(name, planned)));
     };
     if let Some(vlan) = planned.vlan.as_ref().filter(|_| !ours(link)) {
         let parent = link.lower.and_then(|lower| links.get(&lower)).map(|parent| parent.name.as_str());
@@ -136,13 +140,18 @@ fn interface_conflict<'a>(
     }
 }
 
-fn not_found(name: &str, vlan: Option<&VlanDevice>) -> String {
-    vlan.map_or_else(
-        || format!("interface {name} does not exist on this node (yet): it is used as soon as it appears"),
-        |vlan| {
+fn not_found(name: &str, planned: &Interface) -> String {
+    match &planned.vlan {
+        None => {
+            format!("interface {name} does not exist on this node (yet): it is used as soon as it appears")
+        }
+        Some(_) if planned.adopted => format!(
+            "VLAN interface {name} does not exist (yet): Adopt waits until somebody makes it; with Create, Backtrail does"
+        ),
+        Some(vlan) => {
             format!("VLAN interface {name} could not be made (yet): does its parent {} exist?", vlan.parent)
-        },
-    )
+        }
+    }
 }
 
 fn set(plan: &mut Plan, key: String, value: &str) {

@@ -382,6 +382,31 @@ fn addresses_of_the_host_outlive_the_one_of_a_manifest() {
 }
 
 #[test]
+fn a_vlan_is_made_in_every_mode_but_adopt() {
+    let parent = || link(2, "e1", &[]);
+    for (mode, adopted, words) in [
+        (VrfMode::Create, false, "does its parent e1 exist"),
+        (VrfMode::TableOnly, false, "does its parent e1 exist"),
+        (VrfMode::Adopt, true, "Adopt waits until somebody makes it"),
+    ] {
+        let mut intent = created(&["e1.7"]);
+        intent.vrfs[0].mode = mode;
+        intent.vrfs[0].interfaces[0].vlan = Some(Vlan { parent: "e1".to_owned(), id: 7, mtu: None });
+        let plan = compile(&intent, vec![parent(), vrf_device(3, "red", 10001)]);
+        assert_eq!(plan.devices.interfaces["e1.7"].adopted, adopted);
+        assert!(plan.problems[0].message.contains(words), "{}", plan.problems[0].message);
+        assert_eq!(
+            (plan.devices.vrfs.len(), plan.devices.adopted.len()),
+            match mode {
+                VrfMode::Create => (1, 0),
+                VrfMode::Adopt => (0, 1),
+                VrfMode::TableOnly => (0, 0),
+            }
+        );
+    }
+}
+
+#[test]
 fn a_foreign_vlan_of_another_id_is_not_taken_for_ours() {
     let mut intent = created(&["e1.7"]);
     let vlan = |id| Some(Vlan { parent: "e1".to_owned(), id, mtu: None });

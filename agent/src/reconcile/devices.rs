@@ -24,6 +24,7 @@ pub fn device_ops(desired: &Devices, links: &Links, record: &DeviceRecord) -> Ve
         pass.interface(name, interface);
     }
     pass.remove();
+    pass.hand_over();
     pass.ops
 }
 
@@ -57,7 +58,7 @@ impl<'a> Pass<'a> {
             }
         }
         for (name, interface) in &self.desired.interfaces {
-            let Some(vlan) = &interface.vlan else { continue };
+            let Some(vlan) = interface.vlan.as_ref().filter(|_| !interface.adopted) else { continue };
             if let (None, Some(parent)) =
                 (self.by_name.get(name.as_str()), self.by_name.get(vlan.parent.as_str()))
             {
@@ -75,13 +76,25 @@ impl<'a> Pass<'a> {
     fn stale(&self, link: &Link) -> bool {
         ours(link)
             && match (link.kind.as_str(), link.vrf_table) {
-                ("vrf", table) => self.desired.vrfs.get(&link.name).copied() != table,
+                ("vrf", table) => [&self.desired.vrfs, &self.desired.adopted]
+                    .into_iter()
+                    .all(|vrfs| vrfs.get(&link.name).copied() != table),
                 ("vlan", _) => !self
                     .wanted(link)
                     .and_then(|it| it.vlan.as_ref())
                     .is_some_and(|vlan| self.is_vlan(link, vlan)),
                 _ => !(self.desired.sink && link.name == SINK_NAME),
             }
+    }
+
+    /// What is adopted belongs to somebody else, whoever made it.
+    fn hand_over(&mut self) {
+        let adopted = |link: &Link| {
+            self.desired.adopted.contains_key(&link.name) || self.wanted(link).is_some_and(|it| it.adopted)
+        };
+        let links = self.links.values().filter(|link| ours(link) && !self.stale(link) && adopted(link));
+        let ops: Vec<DeviceOp> = links.map(|link| DeviceOp::HandOver(subject(link))).collect();
+        self.ops.extend(ops);
     }
 
     fn is_vlan(&self, link: &Link, vlan: &VlanDevice) -> bool {

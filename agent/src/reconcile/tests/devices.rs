@@ -90,6 +90,7 @@ impl Node {
                 });
             }
             DeviceOp::MakeSink => self.add(SINK_NAME, "dummy", |link| link.up = true),
+            DeviceOp::HandOver(link) => self.change(link, |link| link.alias = None),
             DeviceOp::SetUp(link) => self.change(link, |link| link.up = true),
             DeviceOp::SetMtu(link, mtu) => self.change(link, |link| link.mtu = *mtu),
             DeviceOp::Join { link, vrf, table, foreign, .. } => {
@@ -170,7 +171,7 @@ fn devices(vrfs: &[VrfDevice], interfaces: &[(&str, Interface)]) -> Devices {
     Devices {
         vrfs: vrfs.iter().map(|vrf| (vrf.name.clone(), vrf.table)).collect(),
         interfaces: interfaces.iter().map(|(name, it)| ((*name).to_owned(), it.clone())).collect(),
-        sink: false,
+        ..Devices::default()
     }
 }
 
@@ -251,6 +252,35 @@ fn an_adopted_device_gets_members_and_stays_when_they_leave() {
         "and e2 stays"
     );
     assert_eq!(node, before);
+}
+
+#[test]
+fn what_was_made_is_handed_over_to_who_adopts_it_and_nothing_is_made_for_him() {
+    let red = vrf("red", 10001);
+    let members = [("e2.7", vlan(7, Some(red.clone()))), ("e3", member(Some(red.clone())))];
+    let created = devices(std::slice::from_ref(&red), &members);
+    let mut adopted = devices(&[], &members);
+    adopted.adopted.insert(red.name, red.table);
+    adopted.interfaces.values_mut().for_each(|interface| interface.adopted = true);
+    let mut node = Node::new();
+    assert_eq!(node.settle(&adopted), Vec::<String>::new(), "nobody has made them yet");
+    node.settle(&created);
+    let there = node.shape();
+    assert_eq!(
+        node.settle(&adopted),
+        ["hand red over to whoever adopts it", "hand e2.7 over to whoever adopts it"]
+    );
+    assert_eq!(node.shape(), there);
+    assert!(node.links.values().all(|link| link.alias.is_none()));
+    assert_eq!(
+        node.settle(&Devices::default()),
+        ["take e3 out of its VRF device", "put back the routes of e3"],
+        "the devices stay, and who was moved goes back"
+    );
+    // Another VLAN of that name is not what is adopted.
+    node.settle(&devices(&[], &[("v", vlan(8, None))]));
+    let other = Interface { adopted: true, ..vlan(9, None) };
+    assert_eq!(node.settle(&devices(&[], &[("v", other)])), ["delete v"]);
 }
 
 /// A NIC of a VRF of ours is taken out by the operator and put into a device of his own.
