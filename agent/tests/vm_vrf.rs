@@ -54,6 +54,22 @@ impl Net {
              ip route add 198.51.100.0/24 via 10.0.1.1 proto static; ip route add 203.0.113.0/24 via 10.0.1.1 metric 7
              ip -6 route add 2001:db8:9::/48 via fd00:1::1 proto static",
         )?;
+        // What goes with a link that is down: lifetimes, other tables, all attributes, nexthop objects, and the VLAN on it.
+        node.run(
+            "ip -6 addr add 2001:db8:6::6/128 dev e1 valid_lft 3900 preferred_lft 2100
+             ip route add 198.51.101.0/24 via 10.0.1.1 table 100 mtu 1400 advmss 1300 initcwnd 20 window 9000
+             ip route add 198.51.102.0/24 dev e1 tos 0x10 table 100 proto kernel scope host
+             ip -6 route add 2001:db8:101::/48 via fd00:1::1 table 100 pref high
+             ip -6 route add 2001:db8:102::/48 dev e1 expires 3900
+             ip route add 198.51.103.0/24 via 10.0.1.1 initcwnd 30
+             ip nexthop add id 7 via 10.0.1.1 dev e1; ip nexthop add id 8 via 10.0.2.1 dev e2 onlink
+             ip nexthop add id 9 group 7,3; ip nexthop add id 10 group 7/8,5
+             ip route add 198.51.104.0/24 nhid 7; ip route add 198.51.105.0/24 nhid 9 table 100
+             ip route add 198.51.106.0/24 nhid 10
+             ip link add link e1 name e1.5 type vlan id 5; ip link set e1.5 up; ip addr add 10.0.5.2/24 dev e1.5
+             ip -6 addr add 2001:db8:5::2/64 dev e1.5; ip route add 198.51.107.0/24 via 10.0.5.1
+             ip route add 198.51.108.0/24 via 10.0.5.1 table 100; ip -6 route add 2001:db8:103::/48 via 2001:db8:5::1",
+        )?;
         node.sysctl("net.ipv4.conf.e1.rp_filter", "1")?;
         let net = Self { peer, node, lab };
         // The kernel tells the operational state late (`net/core/link_watch.c`): a snapshot must not be before it.
@@ -81,12 +97,13 @@ impl Net {
         // iproute2 fails where a table does not exist.
         let text = self.node.run(
             "ip -o addr show; ip -o -d link show; ip route show table main; ip -6 route show table main
+             ip route show table 100; ip -6 route show table 100; ip nexthop
              ip rule | grep -v l3mdev; ip -6 rule | grep -v l3mdev
              for table in 10001 10002; do ip route show table $table; ip -6 route show table $table; done 2>/dev/null || true
              for link in all default lo e1 e2; do grep -r . /proc/sys/net/ipv[46]/conf/$link || true; done 2>/dev/null
              grep . /proc/sys/net/ipv4/*_l3mdev_accept",
         )?;
-        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = text.lines().map(coarse).collect();
         lines.sort();
         Ok(lines)
     }
@@ -118,6 +135,15 @@ impl Net {
     }
 }
 
+/// A line with its lifetimes in steps of ten minutes.
+fn coarse(line: &str) -> String {
+    let step = |word: &str| match word.strip_suffix("sec").and_then(|seconds| seconds.parse::<u32>().ok()) {
+        Some(seconds) => format!("{}sec", seconds / 600 * 600),
+        None => word.to_owned(),
+    };
+    line.split(' ').map(step).collect::<Vec<_>>().join(" ")
+}
+
 const E1: &[&str] = &["10.0.1.2/24", "10.0.1.3/32", "e1:x", "fd00:1::2/64", "fe80::77/64"];
 const V120: &[&str] = &["192.0.2.10/24", "2001:db8:120::10/64", "mtu 1400"];
 
@@ -126,6 +152,15 @@ const V120: &[&str] = &["192.0.2.10/24", "2001:db8:120::10/64", "mtu 1400"];
 fn a_created_vrf_keeps_what_its_interfaces_had_and_leaves_no_trace() -> Result<()> {
     let net = Net::new("create")?;
     let before = net.snapshot()?;
+    // What has nothing to do with the VRF.
+    let kept = |line: &&String| line.contains("e1.5") || line.contains("valid_lft 3600sec");
+    let others = |net: &Net| -> Result<String> {
+        let tables =
+            net.node.run("ip route show table 100; ip -6 route show table 100; ip nexthop show id 10")?;
+        let lines = net.snapshot()?.iter().filter(kept).map(|line| format!("{line}\n")).collect::<String>();
+        Ok(tables + &lines)
+    };
+    let rest = others(&net)?;
     let mut agent = net.agent(&attachment("red", 10001, "Create", &format!("{{name: e1}}, {VLAN}")))?;
     net.until(&agent, "both members with their addresses", || {
         net.is_member("e1", "red", E1) && net.is_member("v.120", "red", V120)
@@ -145,6 +180,8 @@ fn a_created_vrf_keeps_what_its_interfaces_had_and_leaves_no_trace() -> Result<(
             &["fd00:1::/64 dev e1", "2001:db8:9::/48 via fd00:1::1", "unreachable default"],
         )
     })?;
+    net.until(&agent, "other tables and the VLAN on e1", || others(&net).is_ok_and(|now| now == rest))
+        .with_context(|| format!("{rest}now:\n{}", others(&net).unwrap_or_default()))?;
     ensure!(net.shows("ip rule", &["l3mdev-table"]) && net.shows("ip -6 rule", &["l3mdev-table"]));
     for address in ["10.0.1.1", "192.0.2.1", "fd00:1::1", "2001:db8:120::1"] {
         net.until(&agent, &format!("{address} answers in the VRF"), || net.peer_answers("red", address))?;
@@ -362,4 +399,56 @@ spec: {apply: {probes: [{type: TCP, address: 10.0.1.1, port: 7000, timeout: 5s}]
     net.until(&agent, "it is taken back", || reason("RolledBack"))?;
     net.restored(&agent, &before)?;
     tcp_exchange(&net.node, None, service, WAIT).map(drop)
+}
+
+/// Killed while interfaces move, again and again; `cleanup` then finds on disk what the kernel has dropped.
+#[test]
+#[ignore = "needs VRF and 8021q: cargo xtask vm"]
+fn a_kill_while_interfaces_move_loses_nothing() -> Result<()> {
+    let net = Net::new("killed")?;
+    let before = net.snapshot()?;
+    let red = attachment("red", 10001, "Create", &format!("{{name: e1}}, {VLAN}"));
+    let mut agent = net.agent("")?;
+    for round in 0..8u64 {
+        agent.write_manifests(&red)?;
+        if round % 2 == 1 {
+            net.until(&agent, "a member", || net.is_member("e1", "red", &[]))?;
+            agent.write_manifests("")?;
+        }
+        // Not a wait for something: the kill is to meet each step of the move.
+        std::thread::sleep(Duration::from_millis(40 * round));
+        agent.kill()?;
+        agent.cleanup()?;
+        net.restored(&agent, &before).with_context(|| format!("round {round}"))?;
+        agent.write_manifests("")?;
+        agent.run()?;
+    }
+    Ok(())
+}
+
+/// What `Create` made belongs to whoever adopts it: nothing moves, and `cleanup` leaves it.
+#[test]
+#[ignore = "needs VRF and 8021q: cargo xtask vm"]
+fn what_create_made_is_handed_over_to_adopt() -> Result<()> {
+    let net = Net::new("handover")?;
+    let interfaces = format!("{{name: e1}}, {VLAN}");
+    let mut agent = net.agent(&attachment("red", 10001, "Create", &interfaces))?;
+    net.until(&agent, "both members", || {
+        net.is_member("e1", "red", E1) && net.is_member("v.120", "red", V120)
+    })?;
+    let indices =
+        || net.node.run("ip -o link show type vrf | cut -d: -f1; ip -o link show v.120 | cut -d: -f1");
+    let made = indices()?;
+    agent.write_manifests(&attachment("red", 10001, "Adopt", &interfaces))?;
+    net.until(&agent, "no mark on either", || {
+        net.node.run("ip -d link").is_ok_and(|text| !text.contains("alias backtrail"))
+    })?;
+    net.until(&agent, "all are members as before", || {
+        net.is_member("e1", "red", E1) && net.is_member("v.120", "red", V120)
+    })?;
+    agent.stop()?;
+    agent.cleanup()?;
+    ensure!(indices()? == made, "devices of the adopter were touched");
+    ensure!(!net.shows("ip link show master red", &["e1@"]), "e1 is not released");
+    Ok(())
 }

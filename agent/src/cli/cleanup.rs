@@ -193,8 +193,11 @@ async fn devices(owned: &Owned, state_dir: &Path, report: &mut Report) -> Result
         }
     }
     failures.extend(writer.record().values().map(|changed| {
-        let lost = changed.routes.len();
-        format!("{}: {lost} routes of main could not be put back, for it has no carrier", changed.name)
+        let lost = changed.main.len().max(changed.routes.len()) + changed.lost.len();
+        format!(
+            "{}: {lost} of its routes and addresses could not be put back, for it has no carrier",
+            changed.name
+        )
     }));
     report.failures.extend(failures);
     Ok(())

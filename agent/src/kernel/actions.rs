@@ -189,19 +189,11 @@ impl Actions {
         self.client.request(RouteNetlinkMessage::NewLink(message), 0, object).await
     }
 
-    /// Makes a link a member of a VRF device, or of none. The kernel takes it down and up for that, and drops its IPv6
-    /// addresses (but for `keep_addr_on_down`, which does not help link-local ones): with `preserve`, those that no
-    /// router advertisement brings back are put back, whether or not the move succeeds.
+    /// Makes a link a member of a VRF device, or of none. The kernel takes it down and up for that.
     ///
     /// # Errors
-    /// [`KernelError::Refused`]
-    pub async fn set_controller(
-        &self,
-        ifindex: u32,
-        controller: Option<u32>,
-        preserve: bool,
-    ) -> Result<(), KernelError> {
-        let before = if preserve { self.permanent_addresses(ifindex).await? } else { Vec::new() };
+    /// [`KernelError::Refused`]: it stays what it was.
+    pub async fn set_controller(&self, ifindex: u32, controller: Option<u32>) -> Result<(), KernelError> {
         let link = LinkUnspec::new_with_index(ifindex);
         let link = match controller {
             Some(controller) => link.controller(controller),
@@ -211,36 +203,7 @@ impl Actions {
             Some(controller) => format!("make link {ifindex} a member of link {controller}"),
             None => format!("take link {ifindex} out of its VRF device"),
         };
-        let moved = self.set_link(link.build(), object).await;
-        for message in before {
-            let object = || format!("put back an address of link {ifindex}");
-            let message = RouteNetlinkMessage::NewAddress(message);
-            match self.client.request(message, NLM_F_CREATE | NLM_F_EXCL, object).await {
-                Err(error) if !error.is_present() => return Err(error),
-                _ => {}
-            }
-        }
-        moved
-    }
-
-    /// The addresses of a link that somebody configured, as messages that add them.
-    async fn permanent_addresses(&self, ifindex: u32) -> Result<Vec<AddressMessage>, KernelError> {
-        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let mut messages = Vec::new();
-        for dumped in self.client.dump(all, "dump addresses").await? {
-            let RouteNetlinkMessage::NewAddress(mut message) = dumped else { continue };
-            let flags = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Flags(flags) => Some(*flags),
-                _ => None,
-            });
-            if message.header.index == ifindex && flags.is_some_and(|it| it.contains(AddressFlags::Permanent))
-            {
-                // Lifetimes of a permanent address are endless without being said.
-                message.attributes.retain(|it| !matches!(it, AddressAttribute::CacheInfo(_)));
-                messages.push(message);
-            }
-        }
-        Ok(messages)
+        self.set_link(link.build(), object).await
     }
 
     /// Adds an address; EEXIST when it is there.

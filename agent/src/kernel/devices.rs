@@ -5,18 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::actions::Actions;
-use super::dump::{RouteFilter, dump_routes};
-use super::programmer::{RouteOp, write_routes};
-use super::{KernelError, record};
+use super::taken::{Mover, Snapshot};
+use super::{KernelError, observe, record, taken};
+use crate::model::Address;
 use crate::model::devices::{Changed, DeviceOp, DeviceRecord, SINK_NAME, Subject};
-use crate::model::{Address, KernelRoute, RouteTarget, TABLE_MAIN};
 
 /// Name of the record in the state directory.
 pub const RECORD: &str = "devices.json";
-
-/// RTPROT_BOOT, RTPROT_STATIC and RTPROT_DHCP: routes that nobody puts back when the kernel drops them with a move. The
-/// kernel's own and those of router advertisements come back by themselves, those of daemons are the daemons'.
-const ORPHANS: [u8; 3] = [3, 4, 16];
 
 /// The record on disk. Indices of interfaces are worth nothing after a reboot, and all changes are gone then.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -73,8 +68,9 @@ impl DeviceWriter {
             DeviceOp::Join { link, vrf, table, preserve, foreign } => {
                 self.join(link, (*vrf, *table), *preserve, *foreign).await
             }
-            DeviceOp::Leave(link) => self.actions.set_controller(link.ifindex, None, true).await,
+            DeviceOp::Leave(link) => self.set_controller(link, None, true, false).await,
             DeviceOp::Disown(link) => self.change(link, Changed::disown),
+            DeviceOp::PutBack(link) => self.put_back(link).await,
             DeviceOp::Restore(link) => self.restore(link).await,
             DeviceOp::AddAddress { link, net, foreign } => {
                 if *foreign {
@@ -101,7 +97,7 @@ impl DeviceWriter {
         let changed = self.file.interfaces.entry(link.ifindex).or_default();
         changed.name.clone_from(&link.name);
         change(changed);
-        if !changed.member && changed.added.is_empty() {
+        if !changed.member && changed.added.is_empty() && changed.lost.is_empty() {
             self.file.interfaces.remove(&link.ifindex);
         }
         self.save()
@@ -118,60 +114,67 @@ impl DeviceWriter {
         preserve: bool,
         foreign: bool,
     ) -> Result<(), KernelError> {
-        let before = self.file.interfaces.get(&link.ifindex).cloned().unwrap_or_default();
-        let first = foreign && !before.member;
-        if first {
-            let routes = orphans(link.ifindex).await?;
-            self.change(link, |changed| (changed.member, changed.routes) = (true, routes))?;
-        }
+        let first = foreign && !self.file.interfaces.get(&link.ifindex).is_some_and(|changed| changed.member);
         if foreign {
-            self.change(link, |changed| changed.tables.extend([table]))?;
+            self.change(link, |changed| {
+                changed.member = true;
+                changed.tables.insert(table);
+            })?;
         }
-        let joined = self.actions.set_controller(link.ifindex, Some(vrf), preserve).await;
+        let joined = self.set_controller(link, Some(vrf), preserve, foreign).await;
         match &joined {
-            Err(_) if first => self.restore(link).await?,
-            _ if foreign => {
-                let tables = if joined.is_ok() { [table].into() } else { before.tables };
-                self.change(link, |changed| changed.tables = tables)?;
-            }
+            Err(KernelError::Refused { .. }) if first => self.restore(link).await?,
+            Ok(()) if foreign => self.change(link, |changed| changed.tables = [table].into())?,
             _ => {}
         }
         joined
     }
 
-    /// Puts back what main lost, as far as it still fits.
-    async fn restore(&mut self, link: &Subject) -> Result<(), KernelError> {
-        let routes = self.file.interfaces.get(&link.ifindex).map(|changed| changed.routes.clone());
-        let ops = routes.into_iter().flatten().map(RouteOp::AddRoute).collect();
-        let (ops, errors) = write_routes(ops).await?;
-        if let Some(error) = errors.into_iter().find(|error| error.errno != libc::EEXIST) {
-            let object = ops.get(error.index).map(ToString::to_string).unwrap_or_default();
-            return Err(KernelError::Refused { object, errno: error.errno, text: error.text });
-        }
-        self.change(link, Changed::disown)
-    }
-}
-
-/// The routes of main that lead by one interface alone and that nobody would put back.
-async fn orphans(ifindex: u32) -> Result<Vec<KernelRoute>, KernelError> {
-    let filter = RouteFilter { table: Some(TABLE_MAIN), interface: Some(ifindex), ..RouteFilter::default() };
-    let dumped = tokio::task::spawn_blocking(move || {
-        let mut routes = Vec::new();
-        dump_routes(filter, &mut |route| {
-            let alone = matches!(&route.target, RouteTarget::Inline(hops)
-                if hops.iter().all(|(hop, _)| hop.ifindex == ifindex));
-            if alone && ORPHANS.contains(&route.protocol) {
-                routes.push(route);
+    /// Moves an interface. What the kernel takes from it meanwhile is on disk before, and put back after; what cannot
+    /// be put back yet stays recorded. With `returns`, so do the routes of main, until it leaves.
+    async fn set_controller(
+        &mut self,
+        link: &Subject,
+        controller: Option<u32>,
+        preserve: bool,
+        returns: bool,
+    ) -> Result<(), KernelError> {
+        let mover = Mover::new(link.ifindex, preserve, &observe::links().await?);
+        let Snapshot { lost, main, routes } = mover.snapshot().await?;
+        self.change(link, |changed| {
+            changed.lost.extend(lost);
+            if returns {
+                changed.main.extend(main);
+                changed.routes.extend(routes);
             }
         })?;
-        // Routes without a gateway first: the others' gateways may be reached by them.
-        routes.sort_by_key(|route| match &route.target {
-            RouteTarget::Inline(hops) => hops.iter().any(|(hop, _)| hop.gateway.is_some()),
-            _ => true,
-        });
-        Ok(routes)
-    });
-    dumped.await.unwrap_or_else(|error| {
-        Err(KernelError::Socket { doing: "dump on a thread", source: std::io::Error::other(error) })
-    })
+        let moved = self.actions.set_controller(link.ifindex, controller).await;
+        if let Err(error) = self.put_back(link).await {
+            tracing::debug!(%error, "it is tried again");
+        }
+        moved
+    }
+
+    /// Puts back what main lost, as far as it still fits.
+    async fn restore(&mut self, link: &Subject) -> Result<(), KernelError> {
+        let Some(changed) = self.file.interfaces.get(&link.ifindex) else { return Ok(()) };
+        let mut main = changed.main.clone();
+        if main.is_empty() {
+            // Earlier versions recorded no messages.
+            main = changed.routes.iter().map(taken::of_route).collect::<Result<_, _>>()?;
+        }
+        self.change(link, |changed| {
+            changed.disown();
+            changed.lost.extend(main);
+        })?;
+        self.put_back(link).await
+    }
+
+    /// Puts back what the last move took.
+    async fn put_back(&mut self, link: &Subject) -> Result<(), KernelError> {
+        let Some(changed) = self.file.interfaces.get(&link.ifindex) else { return Ok(()) };
+        let (refused, error) = taken::put_back(changed.lost.clone()).await?;
+        self.change(link, |changed| changed.lost = refused)?;
+        error.map_or(Ok(()), Err)
+    }
 }

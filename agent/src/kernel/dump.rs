@@ -114,7 +114,7 @@ fn visit(
     Ok(())
 }
 
-fn request(filter: RouteFilter, family: Family) -> Encoder {
+pub(super) fn request(filter: RouteFilter, family: Family) -> Encoder {
     let mut request = Encoder::default();
     let header = [family.af(), 0, 0, 0, 0, filter.protocol.unwrap_or(0), 0, 0, 0, 0, 0, 0];
     request.begin(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, &header);

@@ -27,6 +27,7 @@ mod route;
 mod rules;
 mod socket;
 pub mod sysctl;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -15,10 +15,14 @@ pub(super) const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 pub(super) const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
-const RTA_MULTIPATH: u16 = 9;
+pub(super) const RTA_MULTIPATH: u16 = 9;
+pub(super) const RTA_CACHEINFO: u16 = 12;
 pub(super) const RTA_TABLE: u16 = 15;
 pub(super) const RTA_VIA: u16 = 18;
-const RTA_NH_ID: u16 = 30;
+pub(super) const RTA_ENCAP_TYPE: u16 = 21;
+pub(super) const RTA_ENCAP: u16 = 22;
+pub(super) const RTA_EXPIRES: u16 = 23;
+pub(super) const RTA_NH_ID: u16 = 30;
 const RTAX_MTU: u16 = 2;
 
 const RTN_UNICAST: u8 = 1;

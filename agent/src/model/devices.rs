@@ -73,8 +73,12 @@ pub struct Changed {
     /// The tables of that device, and of the one that it leaves while it moves; none in records of earlier versions,
     /// which did not know.
     pub tables: BTreeSet<u32>,
-    /// The routes of main that led by it alone before, which the kernel dropped then.
+    /// The routes of main that led by it alone before, which the kernel dropped then, for the VRF's table.
     pub routes: Vec<KernelRoute>,
+    /// What puts them, and those by nexthop objects, back into main.
+    pub main: Vec<Taken>,
+    /// What the kernel took when it moved, and what is not back yet.
+    pub lost: Vec<Taken>,
     /// Addresses that Backtrail added.
     pub added: BTreeSet<IpNet>,
 }
@@ -87,13 +91,47 @@ impl Changed {
         self.member && table.is_some()
     }
 
-    /// Forgets that it is a member, and what it was before that.
+    /// Forgets that it is a member, and what main had then.
     pub fn disown(&mut self) {
-        *self = Self {
-            name: std::mem::take(&mut self.name),
-            added: std::mem::take(&mut self.added),
-            ..Self::default()
-        };
+        self.member = false;
+        self.tables.clear();
+        self.routes.clear();
+        self.main.clear();
+    }
+}
+
+/// A netlink message that puts something back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// RTM_NEWADDR, RTM_NEWNEXTHOP or RTM_NEWROUTE.
+    pub kind: u16,
+    /// What follows its `nlmsghdr`, in host byte order.
+    #[serde(with = "hexadecimal")]
+    pub payload: Vec<u8>,
+    /// When it was taken, seconds since boot: lifetimes go on.
+    pub at: u64,
+}
+
+/// Bytes as two digits each.
+mod hexadecimal {
+    use std::fmt::Write as _;
+
+    use serde::de::{Deserialize as _, Deserializer, Error as _};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = bytes.iter().fold(String::new(), |mut digits, byte| {
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        });
+        serializer.serialize_str(&digits)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(pair).collect();
+        bytes.ok_or_else(|| D::Error::custom("not hexadecimal"))
     }
 }
 
@@ -154,6 +192,8 @@ pub enum DeviceOp {
     Leave(Subject),
     /// Forgets that an interface is a member: somebody else has put it elsewhere.
     Disown(Subject),
+    /// Puts back what a move took and could not be put back at once.
+    PutBack(Subject),
     /// Puts the recorded routes back and forgets the interface.
     Restore(Subject),
     /// Adds an address; of a foreign interface it is recorded.
@@ -185,7 +225,7 @@ impl DeviceOp {
             | Self::Leave(_)
             | Self::Disown(_)
             | Self::HandOver(_) => ("replace", "link"),
-            Self::Restore(_) => ("add", "route"),
+            Self::PutBack(_) | Self::Restore(_) => ("add", "route"),
             Self::AddAddress { .. } => ("add", "address"),
             Self::RemoveAddress(..) => ("delete", "address"),
             Self::Delete(_) | Self::Forget(_) => ("delete", "link"),
@@ -207,6 +247,7 @@ impl DeviceOp {
             | Self::Leave(link)
             | Self::Disown(link)
             | Self::HandOver(link)
+            | Self::PutBack(link)
             | Self::Restore(link)
             | Self::AddAddress { link, .. }
             | Self::RemoveAddress(link, _)
@@ -230,6 +271,7 @@ impl fmt::Display for DeviceOp {
             Self::Join { link, vrf, .. } => write!(f, "make {} a member of VRF device {vrf}", link.name),
             Self::Leave(link) => write!(f, "take {} out of its VRF device", link.name),
             Self::Disown(link) => write!(f, "leave {} where somebody else has put it", link.name),
+            Self::PutBack(link) => write!(f, "put back what the move took from {}", link.name),
             Self::Restore(link) => write!(f, "put back the routes of {}", link.name),
             Self::AddAddress { link, net, .. } => write!(f, "add {net} to {}", link.name),
             Self::RemoveAddress(link, net) => write!(f, "remove {net} from {}", link.name),

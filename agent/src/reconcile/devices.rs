@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Link;
 use crate::model::devices::{
-    DeviceOp, DeviceRecord, Devices, Interface, SINK_NAME, Subject, VlanDevice, VrfDevice, may_leave, ours,
+    Changed, DeviceOp, DeviceRecord, Devices, Interface, SINK_NAME, Subject, VlanDevice, VrfDevice,
+    may_leave, ours,
 };
 use crate::plan::Links;
 
@@ -18,7 +19,11 @@ pub fn device_ops(desired: &Devices, links: &Links, record: &DeviceRecord) -> Ve
     let mut pass = Pass { desired, links, record, by_name, making: BTreeSet::new(), ops: Vec::new() };
     pass.make();
     for link in links.values() {
+        let before = pass.ops.len();
         pass.member(link);
+        if pass.ops.len() == before {
+            pass.put_back(link);
+        }
     }
     for (name, interface) in &desired.interfaces {
         pass.interface(name, interface);
@@ -166,8 +171,16 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// A move does that by itself, as far as it goes.
+    fn put_back(&mut self, link: &Link) {
+        if link.up && self.record.get(&link.ifindex).is_some_and(|changed| !changed.lost.is_empty()) {
+            self.ops.push(DeviceOp::PutBack(subject(link)));
+        }
+    }
+
     fn can_restore(&self, link: &Link) -> bool {
-        link.usable() || self.record.get(&link.ifindex).is_none_or(|changed| changed.routes.is_empty())
+        let none = |changed: &Changed| changed.routes.is_empty() && changed.main.is_empty();
+        link.usable() || self.record.get(&link.ifindex).is_none_or(none)
     }
 
     /// Brings a desired interface up, to its MTU and to its addresses.

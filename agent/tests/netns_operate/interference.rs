@@ -205,6 +205,15 @@ fn an_address_of_the_host_outlives_the_manifests_one() -> Result<()> {
     Ok(())
 }
 
+/// Writes the record of an agent that changed `wan`.
+fn record(rig: &Rig, changed: serde_json::Value) -> Result<()> {
+    let index = rig.node.run("ip -o link show wan | cut -d: -f1")?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let record = serde_json::json!({ "boot": boot, "interfaces": { index.trim(): changed } });
+    let path = rig.agent.run_dir().with_file_name("state").join("devices.json");
+    Ok(std::fs::write(path, record.to_string())?)
+}
+
 /// Where the operator puts an interface, it stays, whatever an agent of before did with it.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
@@ -213,15 +222,71 @@ fn an_interface_in_a_bridge_of_the_operator_stays_there() -> Result<()> {
     rig.wait("a rule", |rig| rig.has_rule("10.20.0.0/16"))?;
     rig.agent.stop()?;
     // As an agent records it on a kernel with VRF devices, which this one may not be.
-    let index = rig.node.run("ip -o link show wan | cut -d: -f1")?;
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let record = serde_json::json!({ "boot": boot, "interfaces": { index.trim(): {
+    let member = serde_json::json!({
         "name": "wan", "member": true, "tables": [10001], "routes": [], "added": [],
-    }}});
-    std::fs::write(rig.agent.run_dir().with_file_name("state").join("devices.json"), record.to_string())?;
+    });
+    record(&rig, member)?;
     rig.node.run("ip link add br0 type bridge; ip link set wan master br0")?;
     let cleaned = rig.agent.cleanup()?;
     ensure!(cleaned.contains("released 0 interfaces"), "{cleaned}");
     ensure!(rig.node.run("ip -o link show master br0")?.contains("wan"), "wan was taken from br0");
+    Ok(())
+}
+
+/// An agent was killed between a move and the put-back; `cleanup` and the next agent find what was lost on disk.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn what_a_kill_kept_from_being_put_back_is_put_back_with_what_is_left_of_its_lifetime() -> Result<()> {
+    let mut rig = Rig::start("taken", manifests("false", "{}", &["10.20.0.0/16"]))?;
+    rig.wait("a rule", |rig| rig.has_rule("10.20.0.0/16"))?;
+    let index: u32 = rig.node.run("ip -o link show wan | cut -d: -f1")?.trim().parse()?;
+    let uptime: u64 =
+        std::fs::read_to_string("/proc/uptime")?.split('.').next().unwrap_or_default().parse()?;
+    let hex = |bytes: &[&[u8]]| bytes.concat().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lives =
+        |seconds: u32| [[20, 0, 6, 0], seconds.to_ne_bytes(), seconds.to_ne_bytes(), [0; 4], [0; 4]].concat();
+    let address = |last: u8, seconds: u32| {
+        let octets = [0x20, 1, 0xd, 0xb8, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        let head = [[10, 128, 0, 0], index.to_ne_bytes(), [20, 0, 1, 0]].concat();
+        hex(&[&head, &octets, &lives(seconds)])
+    };
+    // 198.51.100.0/24 via 192.0.2.1 dev wan table 100 proto static initcwnd 20
+    let attributes = [[8, 0, 5, 0], [192, 0, 2, 1], [8, 0, 4, 0], index.to_ne_bytes()].concat();
+    let metrics = [[12, 0, 8, 0], [8, 0, 11, 0], 20u32.to_ne_bytes()].concat();
+    let head = [[2, 24, 0, 0], [100, 4, 0, 1], [0; 4], [8, 0, 1, 0], [198, 51, 100, 0]].concat();
+    let route = hex(&[&head, &attributes, &metrics]);
+    let long_ago = uptime.saturating_sub(1000);
+    let lost = serde_json::json!([
+        { "kind": 20, "payload": address(1, 4900), "at": long_ago },
+        { "kind": 20, "payload": address(2, 900), "at": long_ago },
+        { "kind": 20, "payload": address(3, u32::MAX), "at": long_ago },
+        { "kind": 24, "payload": route, "at": long_ago },
+    ]);
+    let shown =
+        |rig: &Rig| rig.node.run("ip -6 -o addr show wan; ip route show table 100 2>/dev/null || true");
+    let whole = |rig: &Rig| {
+        shown(rig).is_ok_and(|text| {
+            let lives = |address: &str, words: &str| {
+                text.lines().any(|line| line.contains(address) && line.contains(words))
+            };
+            lives("2001:db8:77::1/128", "valid_lft 3")
+                && lives("2001:db8:77::3/128", "valid_lft forever")
+                && lives("198.51.100.0/24 via 192.0.2.1 dev wan proto static", "initcwnd 20")
+                && !text.contains("2001:db8:77::2")
+        })
+    };
+    for by_agent in [false, true] {
+        rig.agent.kill()?;
+        record(&rig, serde_json::json!({ "name": "wan", "lost": lost }))?;
+        if by_agent {
+            rig.agent.run()?;
+            rig.wait("the next agent puts it back", whole)?;
+        } else {
+            rig.agent.cleanup()?;
+            ensure!(whole(&rig), "after cleanup: {}", shown(&rig)?);
+            rig.node.run("ip route flush table 100; ip -6 addr flush dev wan to 2001:db8:77::/64")?;
+            rig.agent.run()?;
+        }
+    }
     Ok(())
 }

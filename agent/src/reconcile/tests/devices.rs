@@ -108,6 +108,7 @@ impl Node {
                     self.record.remove(&link.ifindex);
                 }
             }
+            DeviceOp::PutBack(link) => drop(self.record.remove(&link.ifindex)),
             DeviceOp::AddAddress { link, net, foreign } => {
                 if *foreign {
                     self.record.entry(link.ifindex).or_default().added.insert(*net);
