@@ -190,14 +190,14 @@ impl<'a> Pass<'a> {
             return;
         }
         if let Some(vlan) = interface.vlan.as_ref().filter(|_| ours(link)) {
-            let parent_up =
-                link.lower.and_then(|lower| self.links.get(&lower)).is_none_or(|parent| parent.up);
-            if !link.up && parent_up {
+            let parent = link.lower.and_then(|lower| self.links.get(&lower));
+            if !link.up && parent.is_none_or(|parent| parent.up) {
                 self.ops.push(DeviceOp::SetUp(subject(link)));
             }
-            self.ops.extend(
-                vlan.mtu.filter(|mtu| *mtu != link.mtu).map(|mtu| DeviceOp::SetMtu(subject(link), mtu)),
-            );
+            // The kernel lowers a VLAN's MTU with its parent's, and never raises it. On MACsec it must be smaller.
+            let parents = parent.filter(|parent| parent.kind != "macsec").map(|parent| parent.mtu);
+            let mtu = vlan.mtu.or(parents).filter(|mtu| *mtu != link.mtu);
+            self.ops.extend(mtu.map(|mtu| DeviceOp::SetMtu(subject(link), mtu)));
         }
         for net in &interface.addresses {
             if link.addresses.iter().all(|address| address.net != *net) {

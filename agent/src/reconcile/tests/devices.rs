@@ -350,6 +350,28 @@ fn a_vlan_with_another_id_is_made_anew_and_waits_for_its_parent_to_be_up() {
     assert_eq!(node.settle(&devices(&[], &[("v", vlan(8, None))])), ["set v up"]);
 }
 
+#[test]
+fn a_vlan_without_an_mtu_follows_its_parents() {
+    let mut node = Node::new();
+    let with = |mtu| {
+        let mut interface = vlan(7, None);
+        interface.vlan.as_mut().unwrap().mtu = mtu;
+        devices(&[], &[("v", interface)])
+    };
+    node.settle(&with(Some(1400)));
+    let parents = node.links[&2].mtu;
+    assert_eq!(node.settle(&with(None)), [format!("set the MTU of v to {parents} bytes")]);
+    // As the kernel does it when the parent's falls; then the parent's rises again.
+    let index = node.by_name("v").unwrap().ifindex;
+    for mtu in [1300, 9000] {
+        node.links.get_mut(&2).unwrap().mtu = mtu;
+        let of_vlan = &mut node.links.get_mut(&index).unwrap().mtu;
+        *of_vlan = mtu.min(*of_vlan);
+        node.settle(&with(None));
+        assert_eq!(node.links[&index].mtu, mtu);
+    }
+}
+
 /// What people and programs do to devices.
 #[derive(Debug, Clone)]
 enum Event {
