@@ -158,7 +158,7 @@ impl Sysctls {
     /// Whether we gave it this value once: another one now is somebody else's doing.
     #[must_use]
     pub fn is_ours(&self, key: &str, value: &str) -> bool {
-        let recorded = self.normalize(key).ok().and_then(|key| self.changed.get(&key));
+        let recorded = self.normalize(key).ok().and_then(|key| self.file.changed.get(&key));
         recorded.is_some_and(|changed| changed.ours == value)
     }
 
