@@ -13,8 +13,8 @@ use super::Snapshot;
 use super::apply::Applier;
 use super::events::Herald;
 use super::node::{ClusterNode, Facts};
-use super::pace::{Budget, Pace, jitter};
-use super::sum::{Raw, Reports, without_numbers};
+use super::pace::{Budget, Now, Pace, jitter};
+use super::sum::{Raw, Reports, content, without_numbers};
 use super::trouble::Trouble;
 use super::watch::{Message, StateChange};
 use crate::api::GROUP;
@@ -66,6 +66,7 @@ struct Paced {
     next: Instant,
     /// For its numbers alone.
     numbers: Instant,
+    /// The [`content`] of what was written.
     written: Value,
     /// How often that was written before and did not stay: writing failed, or the CRD is older and lacks a field of it.
     lost: u32,
@@ -133,7 +134,7 @@ impl Hub {
                         self.publish(&links.out);
                     }
                     if *links.leading.borrow_and_update() {
-                        self.sum_up(&writes, Instant::now());
+                        self.sum_up(&writes, Now::read());
                     } else {
                         self.reports.clear();
                     }
@@ -263,12 +264,13 @@ impl Hub {
     }
 
     /// Writes the status of every object that has changed, at the pace that it may.
-    fn sum_up(&mut self, writes: &mpsc::Sender<StatusWrite>, now: Instant) {
+    fn sum_up(&mut self, writes: &mpsc::Sender<StatusWrite>, time: Now) {
+        let now = time.instant;
         if !self.reports.is_whole() || self.answered.len() < SOURCES {
             return;
         }
         let numbers = self.pace.numbers.max(NUMBERS_PER_NODE * self.reports.len());
-        let verdicts = self.reports.judge(&self.raw, now, self.pace.silent);
+        let verdicts = self.reports.judge(&self.raw, time, self.pace.silent);
         self.paced.retain(|object, _| self.raw.contains_key(object));
         let mut due = Vec::new();
         for (object, status) in verdicts {
@@ -282,17 +284,18 @@ impl Hub {
         }
         // Where not all can be written, those go first that have waited longest, numbers alone last.
         due.sort_by_key(|(only_numbers, next, _)| (*only_numbers, *next));
-        for (.., write) in due {
+        for (only_numbers, _, write) in due {
             if !self.budget.take(now, self.reports.len()) {
                 return;
             }
             // What does not stay is tried ever more rarely.
             let paced = self.paced.get(&write.object);
-            let lost = paced.filter(|it| it.written == write.status).map_or(0, |it| it.lost + 1);
+            let written = content(&write.status);
+            let lost = paced.filter(|it| !only_numbers && it.written == written).map_or(0, |it| it.lost + 1);
             let again = Paced {
                 next: now + jitter(self.pace.gap * (1 << lost.min(5))),
                 numbers: now + jitter(numbers),
-                written: write.status.clone(),
+                written,
                 lost,
             };
             let object = write.object.clone();

@@ -37,6 +37,19 @@ impl Default for Pace {
     }
 }
 
+/// Now, by the clock that only goes forward, and by the one that people read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) time: jiff::Timestamp,
+}
+
+impl Now {
+    pub(super) fn read() -> Self {
+        Self { instant: Instant::now(), time: jiff::Timestamp::now() }
+    }
+}
+
 /// A time and up to a tenth more: so that thousands of agents do not write at once.
 pub(super) fn jitter(time: Duration) -> Duration {
     // Every RandomState has keys of its own.

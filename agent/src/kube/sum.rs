@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::pace::Now;
 use crate::api::{ConflictStatus, FailedNode, ImportTotals, NodeRoutingState, ObjectStatus, RuleStatus};
 use crate::intent::types::ObjectRef;
 use crate::status::reason::{self, condition};
@@ -143,11 +144,10 @@ impl Reports {
     pub(super) fn judge(
         &self,
         objects: &BTreeMap<ObjectRef, Raw>,
-        now: Instant,
+        Now { instant, time }: Now,
         silent: Duration,
     ) -> Vec<(ObjectRef, Value)> {
-        let groups = self.groups(now, silent);
-        let time = jiff::Timestamp::now();
+        let groups = self.groups(instant, silent);
         let status = |(object, raw): (&ObjectRef, &Raw)| {
             let verdict = Verdict::of(object, raw, &groups, self);
             (object.clone(), verdict.status(object, raw, time))
@@ -460,6 +460,16 @@ impl<'a> Verdict<'a> {
 
 fn len(nodes: &[&str]) -> u32 {
     u32::try_from(nodes.len()).unwrap_or(u32::MAX)
+}
+
+/// What a status says, whenever that came to be: without times and without what changes with traffic alone.
+pub(super) fn content(status: &Value) -> Value {
+    let mut status = without_numbers(status);
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        condition.remove("lastTransitionTime");
+    }
+    status
 }
 
 /// A status without what changes with traffic alone.

@@ -206,7 +206,7 @@ fn an_address_of_the_host_outlives_the_manifests_one() -> Result<()> {
 }
 
 /// Writes the record of an agent that changed `wan`.
-fn record(rig: &Rig, changed: serde_json::Value) -> Result<()> {
+fn record(rig: &Rig, changed: &serde_json::Value) -> Result<()> {
     let index = rig.node.run("ip -o link show wan | cut -d: -f1")?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let record = serde_json::json!({ "boot": boot, "interfaces": { index.trim(): changed } });
@@ -225,7 +225,7 @@ fn an_interface_in_a_bridge_of_the_operator_stays_there() -> Result<()> {
     let member = serde_json::json!({
         "name": "wan", "member": true, "tables": [10001], "routes": [], "added": [],
     });
-    record(&rig, member)?;
+    record(&rig, &member)?;
     rig.node.run("ip link add br0 type bridge; ip link set wan master br0")?;
     let cleaned = rig.agent.cleanup()?;
     ensure!(cleaned.contains("released 0 interfaces"), "{cleaned}");
@@ -277,7 +277,7 @@ fn what_a_kill_kept_from_being_put_back_is_put_back_with_what_is_left_of_its_lif
     };
     for by_agent in [false, true] {
         rig.agent.kill()?;
-        record(&rig, serde_json::json!({ "name": "wan", "lost": lost }))?;
+        record(&rig, &serde_json::json!({ "name": "wan", "lost": lost }))?;
         if by_agent {
             rig.agent.run()?;
             rig.wait("the next agent puts it back", whole)?;

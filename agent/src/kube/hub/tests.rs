@@ -40,13 +40,18 @@ fn hub_of(objects: &[String], nodes: u32) -> Hub {
     hub
 }
 
+fn after(begin: Now, seconds: u64) -> Now {
+    let passed = Duration::from_secs(seconds);
+    Now { instant: begin.instant + passed, time: begin.time + passed }
+}
+
 /// What is written in so many seconds when it is looked every two; `keeps`: what the API server keeps of a status.
 fn written(seconds: u64, keeps: impl Fn(Value) -> Option<Value>) -> usize {
-    let (mut hub, begin) = (hub(), Instant::now());
+    let (mut hub, begin) = (hub(), Now::read());
     let (writes, mut queue) = mpsc::channel(16);
     let mut count = 0;
     for second in (0..seconds).step_by(2) {
-        hub.sum_up(&writes, begin + Duration::from_secs(second));
+        hub.sum_up(&writes, after(begin, second));
         while let Ok(write) = queue.try_recv() {
             count += 1;
             let raw = hub.raw.get_mut(&write.object).expect("it is there");
@@ -77,12 +82,12 @@ fn a_status_that_does_not_stay_is_written_ever_more_rarely() {
 #[test]
 fn where_not_all_can_be_written_each_has_its_turn() {
     let objects: Vec<String> = (0..30).map(|n| format!("import-{n:02}")).collect();
-    let (mut hub, begin) = (hub_of(&objects, 5000), Instant::now());
+    let (mut hub, begin) = (hub_of(&objects, 5000), Now::read());
     let (writes, mut queue) = mpsc::channel(64);
     let mut seen: Vec<BTreeSet<String>> = Vec::new();
     // None of them stays: those that were written first are due again before the last.
     for second in (0..=30).step_by(2) {
-        hub.sum_up(&writes, begin + Duration::from_secs(second));
+        hub.sum_up(&writes, after(begin, second));
         let now = std::iter::from_fn(|| queue.try_recv().ok()).map(|write| write.object.name);
         seen.push(now.collect());
     }

@@ -35,7 +35,7 @@ fn reports(states: Vec<(&str, NodeRoutingStateStatus)>) -> Reports {
 }
 
 fn judge(reports: &Reports, objects: &BTreeMap<ObjectRef, Raw>) -> Value {
-    reports.judge(objects, Instant::now(), Duration::from_secs(1500)).remove(0).1
+    reports.judge(objects, Now::read(), Duration::from_secs(1500)).remove(0).1
 }
 
 fn with_objects(objects: Vec<ObjectStatus>) -> NodeRoutingStateStatus {
@@ -131,7 +131,8 @@ fn a_conflict_names_both() {
 #[test]
 fn a_silent_agent_does_not_count_as_ready() {
     let reports = reports(vec![("w1", with_objects(vec![entry("red", "Valid", true, 2)]))]);
-    let later = Instant::now() + Duration::from_secs(1501);
+    let now = Now::read();
+    let later = Now { instant: now.instant + Duration::from_secs(1501), ..now };
     let status =
         reports.judge(&objects("VRFAttachment", json!({})), later, Duration::from_secs(1500)).remove(0).1;
     assert_eq!((&status["matchedNodes"], &status["readyNodes"]), (&json!(1), &json!(0)));
