@@ -345,6 +345,13 @@ impl ImportPlan {
         (self.import.into.table, if backup { METRIC_BACKUP } else { self.import.metric })
     }
 
+    /// Whether a prefix may get into the kernel there by this import. What it gives another table or metric says nothing
+    /// about a route there.
+    #[must_use]
+    pub fn writes_to(&self, table: u32, metric: u32, prefix: &IpNet) -> bool {
+        self.import.program && self.blocked.is_none() && self.target(prefix) == (table, metric)
+    }
+
     /// The nexthops that remain for this import; empty when none leaves by `from.interfaces`.
     #[must_use]
     pub fn hops(&self, hops: &HopSet) -> HopSet {

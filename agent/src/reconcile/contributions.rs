@@ -34,7 +34,7 @@ impl Engine {
             return 0;
         }
         let may = |(index, import): &(u16, &ImportPlan)| {
-            import.import.program && import.blocked.is_none() && !self.is_full(*index, import)
+            import.writes_to(table, metric, &key.1) && !self.is_full(*index, import)
         };
         let maker = self.plan.imports_into(table, metric).find(may).map(|(index, _)| index);
         let Some(index) = maker else { return 0 };

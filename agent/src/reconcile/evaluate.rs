@@ -217,10 +217,7 @@ impl Engine {
         let mut offers: SmallVec<[Offer; 2]> = SmallVec::new();
         let (mut doubt, mut hit_limit) = (false, SmallVec::<[u16; 2]>::new());
         for (index, import) in self.plan.imports_into(table, metric) {
-            if !import.import.program || import.blocked.is_some() || import.target(&key.1) != (table, metric)
-            {
-                // A blocked import's routes stay as they are until FRR's tables are known.
-                doubt |= import.import.program && import.blocked.is_none();
+            if !import.writes_to(table, metric, &key.1) {
                 continue;
             }
             let held = self.held.get(usize::from(index)).copied().unwrap_or(false);

@@ -163,9 +163,7 @@ impl Engine {
         key: RouteKey,
     ) -> impl Iterator<Item = (u16, &'a ImportPlan, Learned)> {
         plan.imports_into(key.table, key.metric).filter_map(move |(index, import)| {
-            let programs = import.import.program
-                && import.blocked.is_none()
-                && import.target(&key.prefix) == (key.table, key.metric);
+            let programs = import.writes_to(key.table, key.metric, &key.prefix);
             let learned = self.rib.get(import.import.from_table, &key.prefix).filter(|_| programs)?;
             Some((index, import, learned))
         })
@@ -202,7 +200,11 @@ impl Engine {
         if !hops.is_empty() {
             return Wish::Route(Content { hops: canonical(hops), special: None }, owner);
         }
-        let doubt = || plan.imports_into(key.table, key.metric).any(|(index, _)| is_held(index));
+        let doubt = || {
+            let mut imports = plan.imports_into(key.table, key.metric);
+            imports
+                .any(|(index, import)| is_held(index) && import.writes_to(key.table, key.metric, &key.prefix))
+        };
         match special {
             Some(_) => Wish::Route(Content { hops, special }, owner),
             None if unresolved || (adopted && doubt()) => Wish::Keep,

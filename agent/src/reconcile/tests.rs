@@ -5,6 +5,7 @@ mod devices;
 mod failover;
 mod fake;
 mod feedback;
+mod leftovers;
 mod limits;
 mod rules;
 

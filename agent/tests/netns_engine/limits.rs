@@ -24,6 +24,63 @@ fn the_default_route_and_the_nodes_own_prefixes_stay_out() -> Result<()> {
     Ok(())
 }
 
+/// Stopped, edited and started: what the former configuration put elsewhere goes, with its default route, and the node is
+/// in sync again.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn routes_of_an_older_configuration_go() -> Result<()> {
+    const CONFIG: &str = "---
+apiVersion: backtrail.dev/v1alpha1
+kind: DataplaneConfig
+metadata: {name: default}
+spec: {guardrails: {defaultRoute: Allow}}
+";
+    let mut rig = Rig::start(&format!("  defaultRoute: Backup\n{CONFIG}"))?;
+    let say = |rig: &mut Rig| {
+        let default = announce("0.0.0.0/0".parse::<Ipv4Net>()?, UP[0]);
+        rig.feeder()?.send(prefixes(2).into_iter().map(|net| announce(net, UP[0])).chain([default]))
+    };
+    let table = |rig: &Rig, table: &str| {
+        let text = rig.node.run(&format!("ip -4 route show table {table} proto 201 2>/dev/null || true"));
+        text.map(|text| text.lines().map(str::trim).map(str::to_owned).collect::<Vec<_>>())
+    };
+    let backup = format!("metric {}", u32::MAX - 1);
+    let backup = backup.as_str();
+    say(&mut rig)?;
+    rig.wait_fib("all three", |fib| fib.len() == 3)?;
+    rig.wait_synchronized()?;
+    let configurations = [
+        ("Main", "  defaultRoute: Reject\n", None, "metric 20"),
+        ("Main", "  defaultRoute: Accept\n", Some("metric 20"), "metric 20"),
+        ("Main", "  defaultRoute: Backup\n", Some(backup), "metric 20"),
+        ("Main", "  defaultRoute: Accept\n  metric: 30\n", Some("metric 30"), "metric 30"),
+        ("10500", "  defaultRoute: Backup\n", Some(backup), "metric 20"),
+        ("Main", "  defaultRoute: Reject\n", None, "metric 20"),
+    ];
+    for (into, spec, default, others) in configurations {
+        rig.agent.stop()?;
+        let text = manifests(&format!("{spec}{CONFIG}"));
+        rig.agent.write_manifests(&text.replace("{table: Main}", &format!("{{table: {into}}}")))?;
+        rig.agent.run()?;
+        rig.connect()?;
+        say(&mut rig)?;
+        rig.wait_synchronized()?;
+        let found = table(&rig, if into == "Main" { "main" } else { into })?;
+        let number = |net: &str, metric: &str| {
+            found.iter().filter(|line| line.starts_with(net) && line.ends_with(metric)).count()
+        };
+        let defaults = default.map_or(0, |metric| number("default", metric));
+        let all = 2 + usize::from(default.is_some());
+        ensure!(
+            found.len() == all && number("10.64.", others) == 2 && defaults == all - 2,
+            "{into} {spec}: {found:?}"
+        );
+        let elsewhere = table(&rig, if into == "Main" { "10500" } else { "main" })?;
+        ensure!(elsewhere.is_empty(), "{into} {spec}: {elsewhere:?}");
+    }
+    rig.ensure_clean()
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
 fn the_limit_holds_over_a_restart_too() -> Result<()> {
