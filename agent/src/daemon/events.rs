@@ -8,7 +8,7 @@ use zebra_fpm::server::{DisconnectReason, Event};
 
 use super::drift::Author;
 use super::trial::{Candidate, Offer};
-use super::{AUDIT_EVERY, Agent, RETRY_EVERY, Report, SURVEY_EVERY, Todo, answer, measure};
+use super::{Agent, RETRY_EVERY, Report, SURVEY_EVERY, Todo, answer, measure};
 use crate::control::{Call, Request};
 use crate::intent::types::Intent;
 use crate::kernel::monitor::Notification;
@@ -240,15 +240,21 @@ impl Agent {
     }
 
     pub(super) async fn resynchronize(&mut self) {
-        match (observe::links().await, observe::neighbours().await) {
+        let read = (observe::links().await, observe::neighbours().await);
+        let now = Instant::now();
+        self.comparison.blind = false;
+        match read {
             (Ok(links), Ok(neighbours)) => {
                 self.observed.reset(links, neighbours);
-                self.engine.neighbours_seen(self.observed.neighbours(), Instant::now());
+                self.engine.neighbours_seen(self.observed.neighbours(), now);
             }
-            (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "cannot read links and neighbours"),
+            (Err(error), _) | (_, Err(error)) => {
+                self.comparison.blind = true;
+                self.comparison.failed(&error, now);
+            }
         }
         self.engine.want_audit();
-        self.links_changed(Instant::now());
+        self.links_changed(now);
     }
 
     pub(super) fn on_report(&mut self, report: Report) {
@@ -287,34 +293,23 @@ impl Agent {
 
     pub(super) fn audit_ended(&mut self, result: Result<(), KernelError>, now: Instant) {
         self.audit_lag = false;
-        self.next_audit = now + AUDIT_EVERY;
-        let Some(mut audit) = self.audit.take() else {
+        let audit = self.audit.take();
+        if let Err(error) = result {
             self.engine.abort_audit();
-            if let Err(error) = result {
-                tracing::error!(%error, "cannot compare with the kernel");
-            }
-            return;
-        };
-        match result {
-            Ok(()) => {
-                self.engine.finish_audit(&mut audit, now);
-                // The first one takes over what an earlier agent left.
-                if audit.differences > 0 && self.metrics.reconcile.passes.get() > 0 {
-                    let what = format!("{} routes differed in a full comparison", audit.differences);
-                    self.drift.note(&self.metrics, "audit", what, Author::Unseen);
-                }
-                self.metrics.reconcile.passes.inc();
-                tracing::debug!(
-                    routes = audit.routes,
-                    differences = audit.differences,
-                    "compared with the kernel"
-                );
-            }
-            Err(error) => {
-                self.engine.abort_audit();
-                tracing::error!(%error, "cannot compare with the kernel");
-            }
+            return self.comparison.failed(&error, now);
         }
+        // One that gave way to a load has been asked for again.
+        let Some(mut audit) = audit else { return self.engine.abort_audit() };
+        self.engine.finish_audit(&mut audit, now);
+        self.comparison.succeeded(now);
+        // The first one takes over what an earlier agent left.
+        if audit.differences > 0 && self.metrics.reconcile.passes.get() > 0 {
+            let what = format!("{} routes differed in a full comparison", audit.differences);
+            self.drift.note(&self.metrics, "audit", what, Author::Unseen);
+        }
+        self.metrics.reconcile.passes.inc();
+        let (routes, differences) = (audit.routes, audit.differences);
+        tracing::debug!(routes, differences, "compared with the kernel");
     }
 
     pub(super) fn on_call(&mut self, call: Call) {

@@ -7,6 +7,7 @@
 mod answer;
 mod apply;
 mod backoff;
+mod compare;
 mod drift;
 mod environment;
 mod events;
@@ -41,6 +42,7 @@ use zebra_fpm::netlink::FeedbackUnsupported;
 use zebra_fpm::server::{Epoch, Event, EventReceiver, FeedbackSender, Server, ServerOptions};
 
 use self::apply::Switch;
+use self::compare::Comparison;
 use self::drift::DriftLog;
 use self::environment::Environment;
 use self::facts::Facts;
@@ -164,7 +166,7 @@ struct Agent {
     /// A dump is being read, for `audit` or for nobody any more.
     audit_lag: bool,
     audit_stop: Arc<AtomicBool>,
-    next_audit: Instant,
+    comparison: Comparison,
     next_expiry: Instant,
     next_retry: Instant,
     next_refresh: Instant,
@@ -360,7 +362,7 @@ impl Agent {
             audit: None,
             audit_lag: false,
             audit_stop: Arc::default(),
-            next_audit: now,
+            comparison: Comparison::new(now),
             next_expiry: now + EXPIRE_EVERY,
             next_retry: now + RETRY_EVERY,
             next_refresh: now + REFRESH_EVERY,

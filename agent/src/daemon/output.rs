@@ -62,7 +62,7 @@ impl Agent {
         let frozen = self.is_frozen();
         let backlog = if frozen { 0 } else { self.engine.backlog() };
         let busy = self.bulk.is_under_way(now, backlog, self.engine.stats().operations);
-        self.schedule_audit(busy);
+        self.schedule_audit(busy, now);
         while let Some(batch) = (!frozen).then(|| self.engine.next_batch(now)).flatten() {
             if self.programmer.try_submit(batch).is_err() {
                 // Cannot happen while the engine bounds what is under way; the thread has ended then.
@@ -120,7 +120,7 @@ impl Agent {
 
     /// Starts a comparison that is due. One under a load would take CPU time and tell little, for most of what it saw
     /// would have changed meanwhile: it ends when a load begins, and begins anew when things are quiet.
-    fn schedule_audit(&mut self, busy: bool) {
+    fn schedule_audit(&mut self, busy: bool, now: Instant) {
         let yields = busy && self.engine.has_adopted();
         if yields && self.audit.take().is_some() {
             self.audit_stop.store(true, Ordering::Relaxed);
@@ -128,7 +128,8 @@ impl Agent {
             self.engine.want_audit();
         }
         // Compared with no plan at all, everything that an earlier agent left would be nobody's.
-        if self.planned && self.engine.audit_wanted() && !self.audit_lag && !yields {
+        let may_begin = self.planned && !self.audit_lag && !yields && self.comparison.may_begin(now);
+        if may_begin && self.engine.audit_wanted() {
             self.start_audit();
         }
     }

@@ -267,7 +267,7 @@ fn conditions(agent: &mut Agent, counts: &Counts, drift: &FibDrift) {
         (condition::SYNCHRONIZED, synchronized(agent, counts)),
         (condition::PROGRAMMED, programmed(agent, counts)),
         (condition::DATAPLANE_ATTACHED, attached(agent)),
-        (condition::FIB_CONSISTENT, consistent(drift)),
+        (condition::FIB_CONSISTENT, consistent(agent, drift)),
         (condition::ACCEPTED, accepted(agent)),
     ];
     let negative = [
@@ -460,7 +460,11 @@ fn attached(agent: &Agent) -> Verdict {
     Verdict::new(true, reason::ATTACHED, "")
 }
 
-fn consistent(drift: &FibDrift) -> Verdict {
+fn consistent(agent: &Agent, drift: &FibDrift) -> Verdict {
+    if let Some(error) = agent.comparison.failure() {
+        let text = format!("{error}: tried again within 60 s; what others changed meanwhile may be missing");
+        return Verdict::new(false, reason::COMPARISON_FAILED, text);
+    }
     if drift.missing > 0 {
         let sample = drift.sample.first().cloned().unwrap_or_default();
         let text =

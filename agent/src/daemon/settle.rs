@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::environment::Desired;
-use super::{AUDIT_EVERY, Agent, EXPIRE_EVERY, REFRESH_EVERY, RETRY_EVERY, SETTLE, Todo, report};
+use super::{Agent, EXPIRE_EVERY, REFRESH_EVERY, RETRY_EVERY, SETTLE, Todo, report};
 use crate::api::HashPolicy;
 use crate::intent::types::VrfMode;
 use crate::model::devices::Devices;
@@ -14,7 +14,8 @@ use crate::status::reason;
 
 impl Agent {
     pub(super) fn deadline(&self) -> Instant {
-        let mut next = self.next_audit.min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
+        let mut next =
+            self.comparison.due().min(self.next_expiry).min(self.next_retry).min(self.next_refresh);
         let steering = self.steering.retry_at().filter(|_| !self.todo.steering && !self.is_frozen());
         let others =
             [self.settle_at, steering, self.probes_due(), self.frr.deadline(), self.facts.deadline()];
@@ -34,9 +35,13 @@ impl Agent {
         let now = Instant::now();
         self.engine.tick(now);
         self.look_for_frr(now);
-        if now >= self.next_audit {
-            self.next_audit = now + AUDIT_EVERY;
-            self.engine.want_audit();
+        if now >= self.comparison.due() {
+            self.comparison.postpone(now);
+            if self.comparison.blind {
+                self.resynchronize().await;
+            } else {
+                self.engine.want_audit();
+            }
             // Most sysctls are not notified of.
             self.todo.environment = true;
         }

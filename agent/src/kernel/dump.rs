@@ -7,13 +7,13 @@ use super::KernelError;
 use super::gate::Gate;
 use super::socket::Socket;
 use super::wire::{
-    Encoder, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_GETNEXTHOP,
-    RTM_GETROUTE, RTM_NEWNEXTHOP, RTM_NEWROUTE,
+    Encoder, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_GETNEXTHOP, RTM_GETROUTE,
+    RTM_NEWNEXTHOP, RTM_NEWROUTE,
 };
 use super::{nexthop, route};
 use crate::model::{Family, KernelRoute, NexthopObject};
 
-/// How often a dump is taken again that the kernel flags as interrupted (NLM_F_DUMP_INTR), or that gave way.
+/// How often a dump is taken again that gave way.
 const ATTEMPTS: u32 = 10;
 
 /// Which routes to dump; the kernel applies it (strict checking), so that nothing else crosses the socket.
@@ -127,27 +127,25 @@ pub(super) fn request(filter: RouteFilter, family: Family) -> Encoder {
     request
 }
 
-/// All nexthop objects, or those of one protocol.
+/// All nexthop objects, or those of one protocol. Those that are there all the time are among them, whatever others add and
+/// delete meanwhile: the kernel goes on behind the id that it gave last (since 5.13, `rtm_dump_walk_nexthops` in
+/// net/ipv4/nexthop.c). So a dump that it calls inconsistent (`NLM_F_DUMP_INTR`) is as good as one of routes: listen to
+/// notifications from before it on. Waiting for a consistent one could take for ever.
 ///
 /// # Errors
-/// [`KernelError`]: no socket, the kernel has no nexthop objects (before 5.3), or they change too fast to be read.
+/// [`KernelError`]: no socket, or the kernel has no nexthop objects (before 5.3).
 pub fn dump_nexthops(protocol: Option<u8>) -> Result<Vec<NexthopObject>, KernelError> {
     let object = "dump nexthop objects";
     let socket = Socket::open()?;
-    for _ in 0..ATTEMPTS {
-        let mut objects = Vec::new();
-        let mut request = Encoder::default();
-        request.begin(RTM_GETNEXTHOP, NLM_F_REQUEST | NLM_F_DUMP, 1, &[0; nexthop::NHMSG]);
-        let whole = dump(&socket, request, object, &mut |kind, payload| {
-            let decoded = (kind == RTM_NEWNEXTHOP).then(|| nexthop::decode(payload)).flatten();
-            objects.extend(decoded.filter(|object| protocol.is_none_or(|only| only == object.protocol)));
-            ControlFlow::Continue(())
-        })?;
-        if whole == Dumped::Whole {
-            return Ok(objects);
-        }
-    }
-    Err(KernelError::Interrupted { object: object.to_owned(), attempts: ATTEMPTS })
+    let mut objects = Vec::new();
+    let mut request = Encoder::default();
+    request.begin(RTM_GETNEXTHOP, NLM_F_REQUEST | NLM_F_DUMP, 1, &[0; nexthop::NHMSG]);
+    dump(&socket, request, object, &mut |kind, payload| {
+        let decoded = (kind == RTM_NEWNEXTHOP).then(|| nexthop::decode(payload)).flatten();
+        objects.extend(decoded.filter(|object| protocol.is_none_or(|only| only == object.protocol)));
+        ControlFlow::Continue(())
+    })?;
+    Ok(objects)
 }
 
 /// How a dump ended.
@@ -155,8 +153,6 @@ pub fn dump_nexthops(protocol: Option<u8>) -> Result<Vec<NexthopObject>, KernelE
 pub(super) enum Dumped {
     /// With all there is.
     Whole,
-    /// The kernel says that it is not consistent.
-    Torn,
     /// By the reader, before its end.
     Left,
 }
@@ -174,13 +170,11 @@ pub(super) fn dump(
         .map_err(|why| KernelError::Malformed { object: object.to_owned(), detail: why.to_owned() })?;
     socket.send(request.bytes()).map_err(failed)?;
     let mut buffer = Vec::new();
-    let mut whole = true;
     loop {
         for message in socket.receive(&mut buffer, 0).map_err(failed)? {
-            whole &= message.flags & NLM_F_DUMP_INTR == 0;
             match message.kind {
                 NLMSG_DONE | NLMSG_ERROR => match message.verdict() {
-                    (0, _) => return Ok(if whole { Dumped::Whole } else { Dumped::Torn }),
+                    (0, _) => return Ok(Dumped::Whole),
                     (errno, text) => {
                         let (object, text) = (object.to_owned(), text.map(str::to_owned));
                         return Err(KernelError::Refused { object, errno, text });

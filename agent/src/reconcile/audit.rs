@@ -137,8 +137,8 @@ impl Engine {
 
     /// Ends the comparison: what the dump did not show is not in the kernel.
     pub fn finish_audit(&mut self, audit: &mut Audit, now: Instant) {
-        self.abort_audit();
         self.adopted = true;
+        self.abort_audit();
         let unseen = |entry: &Entry| entry.flags & (INSTALLED | SEEN | CHANGED | IN_FLIGHT) == INSTALLED;
         let missing: Vec<Slot> =
             self.held().filter(|(.., entry)| unseen(entry)).map(|(slot, ..)| slot).collect();
@@ -150,9 +150,9 @@ impl Engine {
         self.nexthops.retry();
     }
 
-    /// The comparison has ended, or its dump failed: goes on as before.
+    /// The comparison has ended, or its dump failed: goes on as before. Without a first one nothing is written.
     pub fn abort_audit(&mut self) {
-        self.suspended = false;
+        self.suspended = !self.adopted;
         self.comparing = false;
     }
 }

@@ -87,6 +87,7 @@ words! {
     PENDING = "Pending", "Some of it is not acknowledged yet.";
     // FIBConsistent
     CONSISTENT = "Consistent", "The last audit found nothing.";
+    COMPARISON_FAILED = "ComparisonFailed", "The kernel's routes could not be read and compared; it is tried again within a minute.";
     OBSERVED_MISMATCH = "ObservedMismatch", "An observed table differs from what FRR announced; nothing is written there.";
     // DataplaneAttached
     ATTACHED = "Attached", "All programs are attached.";

@@ -136,6 +136,36 @@ fn lost_notifications_cost_nothing_but_a_comparison() -> Result<()> {
     rig.ensure_clean()
 }
 
+/// What cannot be compared now is compared later, and until then a condition says so.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_comparison_that_fails_is_repeated() -> Result<()> {
+    let mut rig = loaded()?;
+    let before = rig.fib()?;
+    let pid = rig.agent.process()?.pid();
+    let mut open = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        open.insert(entry?.file_name().to_string_lossy().parse::<u32>()?);
+    }
+    let free = (0..).find(|number| !open.contains(number)).context("a free number")?;
+    // Not one more file: no socket for a dump either.
+    rig.node.run(&format!("prlimit --pid {pid} --nofile={free}:"))?;
+    rig.node.run("ip route add 10.250.0.0/24 via 198.18.0.1 proto 201")?;
+    // It is asked for again at once, and waits all the same.
+    for delay in [1, 2, 4, 8, 16] {
+        let told = format!("cannot compare with the kernel; tried again in {delay} s");
+        wait_until(WAIT, &told, || rig.agent.log().contains(&told))?;
+        rig.node.run("ip route change 10.250.0.0/24 via 198.18.1.1 proto 201 || true")?;
+    }
+    rig.node.run(&format!("prlimit --pid {pid} --nofile=1024:"))?;
+    rig.wait_condition("FIBConsistent", "False", "ComparisonFailed")?;
+    rig.wait_fib("the stray route is gone", |fib| *fib == before)?;
+    rig.wait_condition("FIBConsistent", "True", "Consistent")?;
+    let failures = rig.agent.log().matches("cannot compare with the kernel").count();
+    ensure!(failures == 5, "{failures} attempts");
+    rig.ensure_clean()
+}
+
 /// An uplink goes to another namespace and comes back, with the number that FRR knows it by.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]

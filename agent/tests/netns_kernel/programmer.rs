@@ -1,7 +1,9 @@
 //! Routes and nexthop objects: written, refused, dumped, looked up.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::ops::ControlFlow;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -254,6 +256,48 @@ fn dumps_give_what_the_filter_lets_through() {
         let objects = dump_nexthops(Some(187)).expect("dump");
         assert_eq!(objects, [NexthopObject { id: NexthopId(78), protocol: 187, body: NexthopBody::Other }]);
     });
+}
+
+/// Others' objects come and go without end: those that stay are seen each time.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn nexthop_objects_are_read_while_others_change() {
+    in_namespace(|Links { v0, .. }| {
+        let stay = [single(3000, "10.0.0.2", v0), single(4_200_000_000, "10.0.0.2", v0)];
+        apply_all(stay.clone().map(RouteOp::AddNexthop).to_vec());
+        // More than one buffer of the dump holds, before, between and behind ours.
+        let foreign: String = (1..6000).filter(|id| *id != 3000).map(added).collect();
+        batch(&foreign);
+        let (end, ended) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let changing = scope.spawn(move || {
+                let churn: String =
+                    (6000..6200).map(|id| added(id) + &format!("nexthop del id {id}\n")).collect();
+                while ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    batch(&churn);
+                }
+            });
+            for _ in 0..20 {
+                let objects = dump_nexthops(None).expect("dump");
+                let constant = |object: &&NexthopObject| !(6000..6200).contains(&object.id.0);
+                assert_eq!(objects.iter().filter(constant).count(), 6000);
+                assert!(stay.iter().all(|object| objects.contains(object)));
+            }
+            drop(end);
+            changing.join().expect("the other one");
+        });
+    });
+}
+
+fn added(id: u32) -> String {
+    format!("nexthop add id {id} via 10.0.0.3 dev v0 proto 186\n")
+}
+
+/// Runs commands of `ip`, one a line.
+fn batch(commands: &str) {
+    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip");
+    ip.stdin.take().expect("its input").write_all(commands.as_bytes()).expect("written");
+    assert!(ip.wait().expect("its end").success());
 }
 
 /// Netlink sockets of the namespace, by inode.

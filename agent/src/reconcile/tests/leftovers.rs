@@ -61,3 +61,24 @@ fn what_an_older_configuration_left_goes_at_a_restart() {
         }
     }
 }
+
+#[test]
+fn what_is_left_is_known_before_anything_is_written() {
+    let mut bench = Bench::new(vec![import(5000, 254)]);
+    two_paths(&mut bench);
+    let before = bench.fib(254);
+    bench.engine = Engine::new(&bench.intent.config, bench.now, Some(PID));
+    bench.replan();
+    bench.engine.hold_back();
+    // Its dump fails.
+    bench.engine.abort_audit();
+    bench.connect(PID);
+    bench.engine.fpm_updates(&[hop(11, "10.0.1.1", 2), route("100.64.9.0/24", 11)], bench.now);
+    bench.engine.fpm_taken(bench.now);
+    assert!(bench.engine.next_batch(bench.now).is_none());
+    bench.engine.want_audit();
+    bench.settle();
+    assert_eq!(bench.via("100.64.9.0/24"), ["10.0.1.1"]);
+    assert_eq!(bench.operations(two_paths), 0, "what was left is as it should be");
+    assert!(before.iter().all(|(prefix, ways)| bench.fib(254).get(prefix) == Some(ways)));
+}
