@@ -33,10 +33,12 @@ const TYPICAL: usize = 64;
 
 fn encode(op: &RouteOp, enc: &mut Encoder, seq: u32) -> Result<(), Unencodable> {
     const ADD: u16 = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
-    const REPLACE: u16 = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE;
+    const REPLACE: u16 = NLM_F_REQUEST | NLM_F_REPLACE;
     match op {
         RouteOp::AddRoute(route) => route::encode(enc, (RTM_NEWROUTE, ADD, seq), route),
-        RouteOp::ReplaceRoute(route) => route::encode(enc, (RTM_NEWROUTE, REPLACE, seq), route),
+        RouteOp::ReplaceRoute(route) => {
+            route::encode(enc, (RTM_NEWROUTE, REPLACE | NLM_F_CREATE, seq), route)
+        }
         RouteOp::DelRoute(route) => route::encode(enc, (RTM_DELROUTE, NLM_F_REQUEST, seq), route),
         RouteOp::AddNexthop(object) => nexthop::encode(enc, ADD, seq, object),
         RouteOp::ReplaceNexthop(object) => nexthop::encode(enc, REPLACE, seq, object),

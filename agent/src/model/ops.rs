@@ -19,7 +19,8 @@ pub enum RouteOp {
     DelRoute(KernelRoute),
     /// Adds a nexthop object; EEXIST when the id is taken.
     AddNexthop(NexthopObject),
-    /// Adds or replaces a nexthop object; routes that use it follow at once.
+    /// Replaces a nexthop object; routes that use it follow at once. ENOENT when it is not there: then neither are its
+    /// routes, which an object made anew would not bring back. EINVAL, looked for first, when a member of a group is not.
     ReplaceNexthop(NexthopObject),
     /// Deletes a nexthop object, and with it the groups that have no other member and all routes that use either.
     DelNexthop(NexthopId),

@@ -37,6 +37,8 @@ struct HopState {
     /// Groups that list it.
     refs: u32,
     present: bool,
+    /// An operation on it is under way: the next one waits for its outcome.
+    writing: bool,
 }
 
 struct GroupState {
@@ -52,6 +54,10 @@ struct GroupState {
     adopted: bool,
     /// Other sets whose routes rest here, because as things are they come to the same paths.
     lodgers: SmallVec<[Paths; 1]>,
+    /// What stood before the operation under way, without what was lost since: that stands if it is refused.
+    former: SmallVec<[(HopSlot, u16); 2]>,
+    /// An operation on it is under way: the next one waits for its outcome.
+    writing: bool,
     /// A replacement was refused: `programmed` is a guess until the next one succeeds.
     doubtful: bool,
 }
@@ -175,6 +181,8 @@ impl Nexthops {
             refs: 0,
             adopted: false,
             lodgers: SmallVec::new(),
+            former: SmallVec::new(),
+            writing: false,
             doubtful: false,
         };
         let slot = self.store(state);
@@ -226,7 +234,7 @@ impl Nexthops {
             return Some(*slot);
         }
         let id = self.allocate()?;
-        let slot = self.store_hop(HopState { hop, id, refs: 0, present: false });
+        let slot = self.store_hop(HopState { hop, id, refs: 0, present: false, writing: false });
         self.dirty_hops.insert(slot);
         Some(slot)
     }
@@ -325,6 +333,7 @@ impl Nexthops {
         let mut dropped = Vec::new();
         for (slot, group) in self.groups.iter_mut().enumerate() {
             let Some(group) = group else { continue };
+            group.former.retain(|(hop, _)| !gone.contains(hop));
             if !group.programmed.iter().any(|(hop, _)| gone.contains(hop)) {
                 continue;
             }
@@ -360,6 +369,7 @@ impl Nexthops {
                 let was = self.is_present(slot);
                 if let Some(group) = self.group_mut(slot) {
                     group.programmed.clear();
+                    group.former.clear();
                 }
                 self.dirty_groups.insert(slot);
                 if was { vec![slot] } else { Vec::new() }
@@ -382,10 +392,12 @@ impl Nexthops {
         let (mut unused, mut new) = (Vec::new(), FxHashSet::default());
         for slot in hops {
             let Some(Some(state)) = self.hops.get_mut(slot as usize) else { continue };
-            if state.refs == 0 {
+            if state.writing {
+                self.dirty_hops.insert(slot);
+            } else if state.refs == 0 {
                 unused.push(slot);
             } else if !state.present && self.usable.contains(&state.hop.ifindex) {
-                state.present = true;
+                (state.present, state.writing) = (true, true);
                 new.insert(slot);
                 let object = NexthopObject {
                     id: state.id,
@@ -408,6 +420,10 @@ impl Nexthops {
         let mut appeared = Vec::new();
         for slot in dirty {
             let Some(Some(group)) = self.groups.get(slot as usize) else { continue };
+            if group.writing {
+                self.dirty_groups.insert(slot);
+                continue;
+            }
             let wanted = self.carrying(&group.members);
             if wanted.is_empty() || (wanted == group.programmed && !group.doubtful) {
                 continue;
@@ -430,8 +446,8 @@ impl Nexthops {
                 appeared.push(slot);
             }
             if let Some(group) = self.group_mut(slot) {
-                group.programmed = wanted;
-                group.doubtful = false;
+                group.former = std::mem::replace(&mut group.programmed, wanted);
+                (group.writing, group.doubtful) = (true, false);
             }
         }
         appeared
@@ -473,11 +489,37 @@ impl Nexthops {
         unused
     }
 
-    /// An operation failed: corrects what was believed. EEXIST means that the id is somebody else's: another is taken.
-    /// Returns groups that do not exist after all; a group whose replacement failed (a member may have gone with its
-    /// link a moment before) still has its routes.
-    pub(super) fn failed(&mut self, op: NexthopOp, errno: i32, replaced: bool) -> Vec<GroupSlot> {
+    /// An operation was applied, or refused: what waited for its outcome may be said.
+    pub(super) fn done(&mut self, op: NexthopOp) {
         match op {
+            NexthopOp::Hop(slot) => {
+                if let Some(Some(state)) = self.hops.get_mut(slot as usize) {
+                    state.writing = false;
+                }
+            }
+            NexthopOp::Group(slot) => {
+                if let Some(group) = self.group_mut(slot) {
+                    group.former.clear();
+                    group.writing = false;
+                }
+            }
+            NexthopOp::Delete => {}
+        }
+    }
+
+    /// Whether an operation on this object is under way.
+    pub(super) fn is_writing(&self, id: NexthopId) -> bool {
+        match self.by_id.get(&id) {
+            Some(Owned::Hop(slot)) => self.hop(*slot).is_some_and(|hop| hop.writing),
+            Some(Owned::Group(slot)) => self.group(*slot).is_some_and(|group| group.writing),
+            None => false,
+        }
+    }
+
+    /// An operation failed: corrects what was believed. EEXIST means that the id is somebody else's: another is taken.
+    /// Returns groups that do not exist after all.
+    pub(super) fn failed(&mut self, op: NexthopOp, errno: i32) -> Vec<GroupSlot> {
+        let gone = match op {
             NexthopOp::Delete => Vec::new(),
             NexthopOp::Hop(slot) => {
                 if errno == libc::EEXIST {
@@ -491,23 +533,33 @@ impl Nexthops {
                 }
                 self.forget_members(&FxHashSet::from_iter([slot]))
             }
-            NexthopOp::Group(slot) if replaced => {
-                if let Some(group) = self.group_mut(slot) {
-                    group.doubtful = true;
-                }
-                Vec::new()
-            }
-            NexthopOp::Group(slot) => {
-                if errno == libc::EEXIST {
-                    self.renumber_group(slot);
-                }
-                let was = self.is_present(slot);
-                if let Some(group) = self.group_mut(slot) {
-                    group.programmed.clear();
-                }
-                if was { vec![slot] } else { Vec::new() }
-            }
+            NexthopOp::Group(slot) => self.group_failed(slot, errno),
+        };
+        self.done(op);
+        gone
+    }
+
+    /// What stood before still stands, with its routes, when a replacement failed: a member may have gone with its link
+    /// a moment before. ENOENT: the group itself had gone. It gets another id, so that nobody takes the notification of
+    /// that, which may still come, for the end of the new one.
+    fn group_failed(&mut self, slot: GroupSlot, errno: i32) -> Vec<GroupSlot> {
+        if matches!(errno, libc::EEXIST | libc::ENOENT) {
+            self.renumber_group(slot, errno == libc::EEXIST);
         }
+        let was = self.is_present(slot);
+        let Some(group) = self.group_mut(slot) else { return Vec::new() };
+        let mut stands = std::mem::take(&mut group.former);
+        if errno == libc::ENOENT {
+            stands.clear();
+        }
+        group.doubtful = !stands.is_empty();
+        let tried = std::mem::replace(&mut group.programmed, stands);
+        let members = group.members.clone();
+        // The same again would fail again: that waits.
+        if errno == libc::ENOENT || self.carrying(&members) != tried {
+            self.dirty_groups.insert(slot);
+        }
+        if was && !self.is_present(slot) { vec![slot] } else { Vec::new() }
     }
 
     fn renumber_hop(&mut self, slot: HopSlot) {
@@ -519,12 +571,12 @@ impl Nexthops {
         self.by_id.insert(new, Owned::Hop(slot));
     }
 
-    fn renumber_group(&mut self, slot: GroupSlot) {
+    fn renumber_group(&mut self, slot: GroupSlot, is_taken: bool) {
         let Some(new) = self.allocate() else { return };
         let Some(group) = self.group_mut(slot) else { return };
         let old = std::mem::replace(&mut group.id, new);
         self.by_id.remove(&old);
-        self.taken.insert(old.0);
+        self.taken.extend(is_taken.then_some(old.0));
         self.by_id.insert(new, Owned::Group(slot));
         self.dirty_groups.insert(slot);
     }

@@ -8,7 +8,7 @@ use super::{
     CHANGED, DIRTY, Engine, FAILED, Failure, IN_FLIGHT, INSTALLED, NEXTHOP_RETRY, Pending, RETRY_MAX,
     RETRY_MIN,
 };
-use crate::model::ops::{BatchDone, RouteOp};
+use crate::model::ops::BatchDone;
 use crate::model::{KernelRoute, NexthopId, RouteKey};
 use crate::rib::{AT_ONCE, Slot};
 
@@ -18,13 +18,13 @@ impl Engine {
         let Some(pending) = self.in_flight.remove(&done.id) else { return };
         let mut errors = done.errors.iter().peekable();
         self.stats.batches += 1;
-        let mut ops = done.ops.iter().enumerate();
+        let mut index = 0..;
         for some in pending.chunks(AT_ONCE) {
             self.rib.warm_removals(some.iter().filter_map(Pending::deleted));
-            for (pending, (index, op)) in some.iter().zip(&mut ops) {
+            for (pending, index) in some.iter().zip(&mut index) {
                 let error = errors.next_if(|error| error.index == index);
                 let error = error.map(|error| (error.errno, error.to_string()));
-                self.operation_done(pending, op, error, now);
+                self.operation_done(pending, error, now);
             }
         }
         self.answer_united();
@@ -36,19 +36,10 @@ impl Engine {
         }
     }
 
-    fn operation_done(
-        &mut self,
-        pending: &Pending,
-        op: &RouteOp,
-        error: Option<(i32, String)>,
-        now: Instant,
-    ) {
+    fn operation_done(&mut self, pending: &Pending, error: Option<(i32, String)>, now: Instant) {
         self.stats.operations += 1;
         match *pending {
-            Pending::Nexthop(about) => {
-                let replaced = matches!(op, RouteOp::ReplaceNexthop(_));
-                self.nexthop_done(about, replaced, error.as_ref(), now);
-            }
+            Pending::Nexthop(about) => self.nexthop_done(about, error.as_ref(), now),
             Pending::Route { slot, old, installed } => {
                 match error {
                     None => self.route_done(slot, old),
@@ -63,8 +54,9 @@ impl Engine {
         }
     }
 
-    fn nexthop_done(&mut self, op: NexthopOp, replaced: bool, error: Option<&(i32, String)>, now: Instant) {
+    fn nexthop_done(&mut self, op: NexthopOp, error: Option<&(i32, String)>, now: Instant) {
         let Some((errno, text)) = error else {
+            self.nexthops.done(op);
             self.nexthop_failures.remove(&op);
             return;
         };
@@ -76,7 +68,7 @@ impl Engine {
         if op != NexthopOp::Delete {
             self.nexthop_failures.insert(op, format!("{}: {text}", self.nexthops.describe(op)));
         }
-        let gone = self.nexthops.failed(op, *errno, replaced);
+        let gone = self.nexthops.failed(op, *errno);
         self.groups_vanished(&gone, now);
         self.nexthop_retry.get_or_insert(now + NEXTHOP_RETRY);
     }
@@ -202,6 +194,11 @@ impl Engine {
 
     /// A nexthop object is gone. Returns whether it was one of ours that is wanted.
     pub fn nexthop_vanished(&mut self, id: NexthopId, now: Instant) -> bool {
+        if self.nexthops.is_writing(id) {
+            // Before or after our own change? Only a dump can tell.
+            self.audit_wanted = true;
+            return false;
+        }
         let wanted = self.nexthops.holds(id);
         let gone = self.nexthops.lost(id);
         self.stats.drift += u64::from(wanted);

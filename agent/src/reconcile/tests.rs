@@ -165,12 +165,24 @@ impl Bench {
         self.settle();
     }
 
+    /// The kernel changes while a batch is on its way: the engine hears of it once that has been answered.
+    fn overtaken(&mut self, change: impl FnOnce(&mut Kernel)) {
+        let batches: Vec<Batch> = std::iter::from_fn(|| self.engine.next_batch(self.now)).collect();
+        change(&mut self.kernel);
+        batches.into_iter().for_each(|batch| self.apply(batch));
+    }
+
     fn set_link(&mut self, ifindex: u32, up: bool) {
         self.kernel.set_link(ifindex, up);
+        self.see_link(ifindex, up);
+        self.settle();
+    }
+
+    /// The engine is told of a link; nothing is written yet.
+    fn see_link(&mut self, ifindex: u32, up: bool) {
         let link = self.links.get_mut(&ifindex).unwrap();
         (link.up, link.carrier) = (up, up);
         self.replan();
-        self.settle();
     }
 
     fn set_neighbour(&mut self, gateway: &str, ifindex: u32, silent: bool) {

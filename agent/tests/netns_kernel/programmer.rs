@@ -120,12 +120,12 @@ fn inline_nexthops_of_all_shapes_come_and_go() {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test netns"]
-fn replacing_changes_what_is_there_and_creates_what_is_not() {
+fn replacing_changes_what_is_there_and_creates_routes_but_no_nexthops() {
     in_namespace(|Links { v0, v1 }| {
         apply_all(vec![
             RouteOp::AddNexthop(single(1, "10.0.0.2", v0)),
             RouteOp::AddNexthop(single(2, "10.0.1.2", v1)),
-            RouteOp::ReplaceNexthop(group(10, &[(1, 1)])),
+            RouteOp::AddNexthop(group(10, &[(1, 1)])),
             RouteOp::ReplaceRoute(by_id("192.0.2.0/24", 1)),
             RouteOp::ReplaceRoute(by_id("192.0.2.0/24", 10)),
         ]);
@@ -133,6 +133,15 @@ fn replacing_changes_what_is_there_and_creates_what_is_not() {
             RouteOp::ReplaceNexthop(group(10, &[(1, 1), (2, 4)])),
             RouteOp::ReplaceNexthop(single(1, "10.0.0.3", v0)),
         ]);
+        // What is gone took its routes along: made anew it would stand there without them.
+        let absent = apply(vec![
+            RouteOp::ReplaceNexthop(single(3, "10.0.0.4", v0)),
+            RouteOp::ReplaceNexthop(group(11, &[(1, 1)])),
+            RouteOp::ReplaceNexthop(group(11, &[(3, 1)])),
+            RouteOp::ReplaceNexthop(group(10, &[(3, 1)])),
+        ]);
+        let (gone, no_member) = (libc::ENOENT, libc::EINVAL);
+        assert_eq!(errors(&absent), [(0, gone), (1, gone), (2, no_member), (3, no_member)]);
         assert_eq!(ours(), [by_id("192.0.2.0/24", 10)]);
         let objects = dump_nexthops(Some(OURS)).expect("dump");
         assert_eq!(

@@ -41,7 +41,7 @@ impl Model {
                 self.write(fits, object)
             }
             RouteOp::ReplaceNexthop(object) => {
-                let fits = self.has_members(&object.body);
+                let fits = self.nexthops.contains_key(&object.id) && self.has_members(&object.body);
                 self.write(fits, object)
             }
             RouteOp::DelNexthop(id) => self.delete(*id),

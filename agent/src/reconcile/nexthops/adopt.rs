@@ -49,7 +49,7 @@ impl Nexthops {
             self.taken.insert(id.0);
             return;
         }
-        let slot = self.store_hop(HopState { hop, id, refs: 0, present: true });
+        let slot = self.store_hop(HopState { hop, id, refs: 0, present: true, writing: false });
         self.dirty_hops.insert(slot);
     }
 
@@ -89,6 +89,8 @@ impl Nexthops {
             refs: 0,
             adopted: true,
             lodgers: SmallVec::new(),
+            former: SmallVec::new(),
+            writing: false,
             doubtful: false,
         });
     }

@@ -2,9 +2,10 @@
 
 use zebra_fpm::Update;
 
-use crate::model::NexthopBody;
+use crate::intent::types::Import;
+use crate::model::{NeighbourState, NexthopBody, NexthopId};
 
-use super::{Bench, group, hop, import, route};
+use super::{Bench, Kernel, group, hop, import, route};
 
 const ROUTES: usize = 1000;
 
@@ -19,7 +20,11 @@ fn all_by(id: u32) -> Vec<Update> {
 
 /// Two gateways on two links, a group of both, many routes by it.
 fn loaded() -> Bench {
-    let mut bench = Bench::new(vec![import(5000, 254)]);
+    loaded_by(import(5000, 254))
+}
+
+fn loaded_by(import: Import) -> Bench {
+    let mut bench = Bench::new(vec![import]);
     bench.say(&[hop(11, "10.0.1.1", 2), hop(12, "10.0.2.1", 3), group(20, &[(11, 1), (12, 1)])]);
     bench.say(&all_by(20));
     bench.replayed();
@@ -119,6 +124,68 @@ fn a_replacement_that_the_kernel_refuses_costs_no_route() {
     bench.engine.nexthop_vanished(object, bench.now);
     bench.settle();
     assert_eq!(bench.via(&prefix(7)), ["10.0.2.1"]);
+}
+
+#[test]
+fn links_that_swap_before_the_group_changes_cost_no_route() {
+    // Whether the loss is heard of before or after the kernel's answer.
+    for late in [true, false] {
+        let mut bench = loaded();
+        bench.set_link(3, false);
+        let before = bench.fib(254);
+        bench.kernel.set_link(3, true);
+        bench.see_link(3, true);
+        let lose = |kernel: &mut Kernel| kernel.set_link(2, false);
+        if late {
+            bench.overtaken(lose);
+        } else {
+            let batch = bench.engine.next_batch(bench.now).expect("the group grows");
+            lose(&mut bench.kernel);
+            bench.see_link(2, false);
+            bench.apply(batch);
+        }
+        assert!(bench.kernel.routes.is_empty(), "the group died with its only member");
+        bench.see_link(2, false);
+        bench.settle();
+        assert_eq!(
+            (bench.fib(254).len(), bench.via(&prefix(7))),
+            (before.len(), vec!["10.0.2.1".to_owned()])
+        );
+        assert_eq!(bench.engine.counts().failed, 0);
+        assert!(bench.engine.refused(1).is_empty(), "{:?}", bench.engine.refused(1));
+        bench.set_link(2, true);
+        assert_eq!(bench.via(&prefix(7)), ["10.0.1.1", "10.0.2.1"]);
+    }
+}
+
+/// Somebody deletes the group while its replacement is on its way: it is made anew, and so are the routes.
+#[test]
+fn a_group_that_is_gone_when_its_replacement_arrives_is_made_anew() {
+    for resilient in
+        [None, Some(crate::api::Resilient { buckets: 64, idle_timer: crate::api::Span::from_secs(30) })]
+    {
+        let mut bench = loaded_by(Import { resilient, ..import(5000, 254) });
+        let before = bench.fib(254);
+        let is_group = |id: &&NexthopId| !matches!(bench.kernel.nexthops[*id].body, NexthopBody::Single(_));
+        let group = *bench.kernel.nexthops.keys().find(is_group).unwrap();
+        bench.engine.neighbour_changed(
+            2,
+            "10.0.1.1".parse().unwrap(),
+            Some(NeighbourState::Failed),
+            bench.now,
+        );
+        bench.overtaken(|kernel| kernel.delete_nexthop(group));
+        bench.settle();
+        assert_eq!(
+            (bench.fib(254).len(), bench.via(&prefix(7))),
+            (before.len(), vec!["10.0.2.1".to_owned()])
+        );
+        // The deletion is heard of after all: nothing is believed to be lost again.
+        bench.engine.nexthop_vanished(group, bench.now);
+        bench.settle();
+        bench.set_neighbour("10.0.1.1", 2, false);
+        assert_eq!(bench.fib(254), before);
+    }
 }
 
 #[test]

@@ -54,7 +54,8 @@ impl Kernel {
                 Ok(())
             }
             RouteOp::AddNexthop(object) if self.nexthops.contains_key(&object.id) => Err(libc::EEXIST),
-            RouteOp::AddNexthop(object) | RouteOp::ReplaceNexthop(object) => self.put_nexthop(object),
+            RouteOp::AddNexthop(object) => self.put_nexthop(object, true),
+            RouteOp::ReplaceNexthop(object) => self.put_nexthop(object, false),
             RouteOp::DelNexthop(id) => {
                 if !self.nexthops.contains_key(id) {
                     return Err(libc::ENOENT);
@@ -80,11 +81,12 @@ impl Kernel {
         Ok(())
     }
 
-    fn put_nexthop(&mut self, object: &NexthopObject) -> Result<(), i32> {
+    /// In the kernel's order of checks (net/ipv4/nexthop.c, `rtm_new_nexthop`).
+    fn put_nexthop(&mut self, object: &NexthopObject, create: bool) -> Result<(), i32> {
         match &object.body {
             NexthopBody::Single(hop) if self.down.contains(&hop.ifindex) => return Err(libc::ENETDOWN),
             NexthopBody::Group(members) | NexthopBody::Resilient(members, _) => {
-                if members.is_empty() || self.changes_type(object) {
+                if members.is_empty() {
                     return Err(libc::EINVAL);
                 }
                 let single = |id: &NexthopId| {
@@ -96,18 +98,23 @@ impl Kernel {
             }
             _ => {}
         }
+        if !create && !self.nexthops.contains_key(&object.id) {
+            return Err(libc::ENOENT);
+        }
+        if self.changes_type(object) {
+            return Err(libc::EINVAL);
+        }
         self.nexthops.insert(object.id, object.clone());
         Ok(())
     }
 
-    /// A group's type and its number of buckets are for life.
+    /// Whether an object is a group, a group's type and its number of buckets are for life.
     fn changes_type(&self, object: &NexthopObject) -> bool {
-        let resilience = |body: &NexthopBody| match body {
-            NexthopBody::Resilient(_, how) => Some(*how),
-            _ => None,
+        let kind = |body: &NexthopBody| match body {
+            NexthopBody::Resilient(_, how) => (true, Some(*how)),
+            body => (matches!(body, NexthopBody::Group(_)), None),
         };
-        let old = self.nexthops.get(&object.id);
-        old.is_some_and(|old| resilience(&old.body) != resilience(&object.body))
+        self.nexthops.get(&object.id).is_some_and(|old| kind(&old.body) != kind(&object.body))
     }
 
     /// The groups lose the member; what is left empty goes with its routes. Nobody is told.
