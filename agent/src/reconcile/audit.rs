@@ -1,12 +1,15 @@
 //! Comparing with a dump: at the start (adoption of what an earlier agent left), after lost notifications, and slowly
 //! for ever, because the kernel does not notify of everything.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::bodies::{Body, BodyTarget};
-use super::{ADOPTED, BodySlot, CHANGED, DIRTY, Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, SEEN};
+use super::{
+    ADOPTED, BodySlot, CHANGED, DIRTY, Engine, Entry, FAILED, GroupSlot, IN_FLIGHT, INSTALLED, SEEN,
+};
 use crate::model::{KernelRoute, NexthopId, NexthopObject, RouteKey, RouteTarget};
 use crate::rib::{AT_ONCE, Slot};
 
@@ -22,6 +25,14 @@ pub struct Audit {
     plain: FxHashMap<NexthopId, BodySlot>,
 }
 
+/// What the kernel lost since the dump began that is being read.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    pub(super) links: BTreeSet<u32>,
+    pub(super) objects: BTreeSet<NexthopId>,
+    pub(super) groups: FxHashSet<GroupSlot>,
+}
+
 impl Engine {
     /// Whether a dump is wanted now.
     #[must_use]
@@ -29,10 +40,13 @@ impl Engine {
         self.audit_wanted && self.in_flight.is_empty()
     }
 
-    /// Holds back batches until the comparison that is about to begin has the nexthop objects.
+    /// A dump is about to be taken: holds back batches until the comparison has the nexthop objects, and takes note of
+    /// what is lost from here on. What asks for a comparison from here on asks for another one.
     pub fn hold_back(&mut self) {
         self.suspended = true;
         self.audit_wanted = false;
+        self.losses = Losses::default();
+        self.rib.for_each_entry(|_, entry| entry.flags &= !(SEEN | CHANGED));
     }
 
     /// Whether nothing is written for a comparison's sake.
@@ -47,13 +61,14 @@ impl Engine {
         self.adopted
     }
 
-    /// Begins a comparison; batches under way must have ended.
+    /// Begins a comparison, after [`Self::hold_back`]; batches under way must have ended. Of what went since the dump began
+    /// it may tell as if it were there: it goes once more.
     pub fn begin_audit(&mut self, nexthops: &[NexthopObject], now: Instant) -> Audit {
-        self.audit_wanted = false;
         self.suspended = !self.adopted;
-        self.rib.for_each_entry(|_, entry| entry.flags &= !(SEEN | CHANGED));
-        let gone = self.nexthops.adopt(nexthops);
+        let mut gone = self.nexthops.adopt(nexthops);
         self.comparing = true;
+        gone.extend(self.nexthops.flush_links(&self.losses.links));
+        gone.extend(self.losses.objects.iter().flat_map(|id| self.nexthops.lost(*id)));
         self.groups_vanished(&gone, now);
         Audit::default()
     }
@@ -77,12 +92,14 @@ impl Engine {
                 continue;
             }
             let body = self.observed_body(audit, route);
-            let flags = entry.flags & (DIRTY | FAILED) | INSTALLED | SEEN;
+            let stands = !self.has_lost(body);
+            let installed = if stands { INSTALLED } else { 0 };
+            let flags = entry.flags & (DIRTY | FAILED) | installed | SEEN;
             let (seen, doubtful) = if !entry.is_held() {
                 let contribution = self.presume((target, prefix));
                 let kept = self.waits_for_frr(slot, contribution);
-                (Entry { body, contribution, flags: flags | ADOPTED }, !kept)
-            } else if entry.flags & INSTALLED != 0 && entry.body == body {
+                (Entry { body, contribution, flags: flags | ADOPTED }, !(kept && stands))
+            } else if entry.flags & INSTALLED != 0 && entry.body == body && stands {
                 (Entry { flags: entry.flags | SEEN, ..entry }, false)
             } else {
                 (Entry { body, flags: flags | entry.flags & ADOPTED, ..entry }, true)
@@ -96,6 +113,17 @@ impl Engine {
             if doubtful {
                 self.mark(slot, now);
             }
+        }
+    }
+
+    /// Whether routes with this body went since the dump began, so that it may show what is no longer there.
+    fn has_lost(&self, body: BodySlot) -> bool {
+        match self.bodies.get(body).map(|body| &body.target) {
+            Some(BodyTarget::Group(group)) => self.losses.groups.contains(group),
+            Some(BodyTarget::Inline(hops)) => {
+                hops.iter().any(|(hop, _)| self.losses.links.contains(&hop.ifindex))
+            }
+            _ => false,
         }
     }
 
@@ -154,5 +182,6 @@ impl Engine {
     pub fn abort_audit(&mut self) {
         self.suspended = !self.adopted;
         self.comparing = false;
+        self.losses = Losses::default();
     }
 }

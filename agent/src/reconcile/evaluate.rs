@@ -143,7 +143,9 @@ impl Engine {
         let op = if installed { RouteOp::ReplaceRoute(route) } else { RouteOp::AddRoute(route) };
         self.bodies.reference(body);
         ops.push(op, Pending::Route { slot, old, installed });
-        let flags = INSTALLED | IN_FLIGHT | CHANGED | (entry.flags & FAILED);
+        // What is put back as it was FRR has still not confirmed.
+        let kept = if old == Some(body) { FAILED | ADOPTED } else { FAILED };
+        let flags = INSTALLED | IN_FLIGHT | CHANGED | (entry.flags & kept);
         self.set_entry(slot, Entry { body, flags, ..entry });
     }
 

@@ -33,6 +33,7 @@ use smallvec::SmallVec;
 use zebra_fpm::session::Feed;
 
 pub use self::audit::Audit;
+use self::audit::Losses;
 use self::batch::{Ops, Pending};
 use self::bodies::{Bodies, BodySlot, NO_BODY};
 pub use self::devices::device_ops;
@@ -173,6 +174,8 @@ pub struct Engine {
     comparing: bool,
     /// The first comparison has ended: what an earlier agent left is known.
     adopted: bool,
+    /// Since the dump began that is being read.
+    losses: Losses,
     nexthop_retry: Option<Instant>,
     /// Nexthop objects and groups that the kernel refuses, in its words.
     nexthop_failures: BTreeMap<NexthopOp, String>,
@@ -227,6 +230,7 @@ impl Engine {
             suspended: false,
             comparing: false,
             adopted: false,
+            losses: Losses::default(),
             nexthop_retry: None,
             nexthop_failures: BTreeMap::new(),
             audit_wanted: false,
@@ -414,6 +418,7 @@ impl Engine {
     /// Tells on which links nexthops can exist now.
     pub fn set_usable_links(&mut self, usable: BTreeSet<u32>, now: Instant) {
         let lost = self.nexthops.unusable_in(&usable);
+        self.note_losses(|losses| losses.links.extend(&lost));
         let gone = self.nexthops.set_usable(usable);
         self.groups_vanished(&gone, now);
         let inline = self.bodies.inline_on(&lost);
@@ -424,6 +429,7 @@ impl Engine {
     /// The kernel dropped the nexthops of these links and, without a notification, the routes that lived by them
     /// alone: links that went down, lost their carrier, or changed their controller.
     pub fn links_flushed(&mut self, links: &BTreeSet<u32>, now: Instant) {
+        self.note_losses(|losses| losses.links.extend(links));
         let gone = self.nexthops.flush_links(links);
         self.groups_vanished(&gone, now);
         let inline = self.bodies.inline_on(links);
@@ -431,8 +437,16 @@ impl Engine {
         self.settle_lodgers(now);
     }
 
+    /// A dump under way may be from before.
+    fn note_losses(&mut self, note: impl FnOnce(&mut Losses)) {
+        if self.suspended || self.comparing {
+            note(&mut self.losses);
+        }
+    }
+
     fn groups_vanished(&mut self, groups: &[GroupSlot], now: Instant) {
         if !groups.is_empty() {
+            self.note_losses(|losses| losses.groups.extend(groups));
             let bodies = self.bodies.using(groups);
             self.bodies_vanished(&bodies, now);
         }
@@ -443,8 +457,6 @@ impl Engine {
         if bodies.is_empty() {
             return;
         }
-        // The dump under way may be from before.
-        self.audit_wanted |= self.suspended;
         let bodies: FxHashSet<BodySlot> = bodies.iter().copied().collect();
         let stood = |entry: &Entry| entry.flags & INSTALLED != 0 && bodies.contains(&entry.body);
         let lost: Vec<Slot> = self.held().filter(|(.., entry)| stood(entry)).map(|(slot, ..)| slot).collect();

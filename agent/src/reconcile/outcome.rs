@@ -199,6 +199,9 @@ impl Engine {
             self.audit_wanted = true;
             return false;
         }
+        self.note_losses(|losses| {
+            losses.objects.insert(id);
+        });
         let wanted = self.nexthops.holds(id);
         let gone = self.nexthops.lost(id);
         self.stats.drift += u64::from(wanted);

@@ -165,10 +165,11 @@ impl Bench {
         self.settle();
     }
 
-    /// The kernel changes while a batch is on its way: the engine hears of it once that has been answered.
-    fn overtaken(&mut self, change: impl FnOnce(&mut Kernel)) {
+    /// The kernel changes while batches are on their way; `hear` is what the engine hears of it before they are answered.
+    fn overtaken(&mut self, change: impl FnOnce(&mut Kernel), hear: impl FnOnce(&mut Self)) {
         let batches: Vec<Batch> = std::iter::from_fn(|| self.engine.next_batch(self.now)).collect();
         change(&mut self.kernel);
+        hear(self);
         batches.into_iter().for_each(|batch| self.apply(batch));
     }
 
@@ -257,10 +258,24 @@ impl Bench {
     }
 
     fn audit(&mut self) {
+        self.audit_while(None, |_| ());
+    }
+
+    /// A comparison during which something happens: after the dump was taken, or after its nexthop objects were taken over.
+    fn audit_while(&mut self, late: Option<bool>, event: impl FnOnce(&mut Self)) -> u64 {
+        self.engine.hold_back();
         let (nexthops, routes) = self.kernel.dump();
+        let (early, late) = match late {
+            None => (None, None),
+            Some(false) => (Some(event), None),
+            Some(true) => (None, Some(event)),
+        };
+        early.into_iter().for_each(|event| event(self));
         let mut audit = self.engine.begin_audit(&nexthops, self.now);
+        late.into_iter().for_each(|event| event(self));
         self.engine.audit_routes(&mut audit, &routes, self.now);
         self.engine.finish_audit(&mut audit, self.now);
+        audit.differences
     }
 
     /// Prefix → gateways with weights, as a packet would find them.

@@ -19,6 +19,10 @@ enum Event {
     Hop(u8, u8),
     Group(u8, Vec<u8>),
     Link(bool, bool),
+    /// Both links change before the operations for the first one arrive; the second is heard of after the answer, or before.
+    Swap(bool, bool, bool),
+    /// A link goes while the kernel is dumped: before or after the objects are taken over.
+    LossInAudit(bool, bool),
     Neighbour(u8, bool),
     Reconnect,
     Restart,
@@ -34,6 +38,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..3u8, 0..4u8).prop_map(|(id, gateway)| Event::Hop(id, gateway)),
         3 => (3..6u8, prop::collection::vec(0..3u8, 1..4)).prop_map(|(id, members)| Event::Group(id, members)),
         2 => (any::<bool>(), any::<bool>()).prop_map(|(link, up)| Event::Link(link, up)),
+        2 => any::<(bool, bool, bool)>().prop_map(|(one, other, late)| Event::Swap(one, other, late)),
+        2 => any::<(bool, bool)>().prop_map(|(link, late)| Event::LossInAudit(link, late)),
         3 => (0..4u8, any::<bool>()).prop_map(|(gateway, silent)| Event::Neighbour(gateway, silent)),
         1 => Just(Event::Reconnect),
         1 => Just(Event::Restart),
@@ -115,6 +121,29 @@ fn play(bench: &mut Bench, model: &mut Model, event: &Event) {
         Event::Link(second, up) => {
             model.down[usize::from(*second)] = !up;
             bench.set_link(if *second { 3 } else { 2 }, *up);
+        }
+        Event::Swap(one, other, late) => {
+            model.down = [!one, !other];
+            bench.kernel.set_link(2, *one);
+            bench.see_link(2, *one);
+            bench.overtaken(
+                |kernel| kernel.set_link(3, *other),
+                |bench| {
+                    if !late {
+                        bench.see_link(3, *other);
+                    }
+                },
+            );
+            bench.set_link(3, *other);
+        }
+        Event::LossInAudit(second, late) => {
+            model.down[usize::from(*second)] = true;
+            let link = if *second { 3 } else { 2 };
+            bench.audit_while(Some(*late), |bench| {
+                bench.kernel.set_link(link, false);
+                bench.see_link(link, false);
+            });
+            bench.settle();
         }
         Event::Neighbour(number, silent) => {
             model.silent[usize::from(*number)] = *silent;
