@@ -217,8 +217,12 @@ fn a_created_vrf_keeps_what_its_interfaces_had_and_leaves_no_trace() -> Result<(
     ensure!(vrf["mode"] == "Create" && vrf["deviceIndex"].is_u64(), "{vrf}");
 
     // What a killed agent leaves is what the next one finds: nothing changes.
-    let shape =
-        || net.node.run("ip -o link; ip -o addr; ip route show table 10001; ip -6 route show table 10001");
+    let shape = || -> Result<String> {
+        let text = net
+            .node
+            .run("ip -o link; ip -o addr; ip route show table 10001; ip -6 route show table 10001")?;
+        Ok(text.lines().map(|line| coarse(line) + "\n").collect())
+    };
     let made = shape()?;
     agent.kill()?;
     agent.run()?;
