@@ -94,10 +94,13 @@ fn flows(agent: &Agent, page: PageRequest) -> Response {
 /// What would change: routes and rules one by one. Steering's own routes and rules follow the links, not the manifests
 /// alone: they are compared only where the intent is the one in force.
 fn plan(agent: &Agent, intent: &Intent) -> Page<PlanRow> {
-    let zebra_tables = agent.engine.rib().tables().keys().copied().collect();
     let facts = agent.node_facts();
-    let input =
-        PlanInput { intent, links: agent.observed.links(), zebra_tables: &zebra_tables, facts: &facts };
+    let input = PlanInput {
+        intent,
+        links: agent.observed.links(),
+        zebra: agent.engine.zebra_tables(),
+        facts: &facts,
+    };
     let mut plan = Plan::compile(input);
     plan.rules.extend(agent.steering_plan.rules.iter().cloned());
     plan.adopt_statics(agent.engine.plan(), reason::RETURN_PATH);

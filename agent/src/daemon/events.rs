@@ -58,6 +58,8 @@ impl Agent {
                         .replay_seconds
                         .set(compared.saturating_duration_since(began).as_secs_f64());
                 }
+                // Imports into VRFs wait for the first one.
+                self.todo.plan |= !self.engine.zebra_tables().complete;
                 self.engine.fpm_replay_complete(now);
             }
             Event::Disconnected { epoch, reason } => {
@@ -94,11 +96,11 @@ impl Agent {
         if let Some(pid) = pid {
             self.engine.fpm_pid(pid);
         }
-        let tables = self.engine.rib().tables().len();
+        let tables = self.engine.zebra_tables().tables.len();
         self.engine.fpm_updates(&updates, now);
         self.engine.fpm_taken(Instant::now());
         // A table that FRR writes is a table that nothing else may write.
-        self.todo.plan |= self.engine.rib().tables().len() != tables;
+        self.todo.plan |= self.engine.zebra_tables().tables.len() != tables;
         let nexthops = measure::count_updates(&self.metrics, &updates) > 0;
         self.todo.survey |= nexthops;
         // Nexthops come with new sessions.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Agent, Report};
 use crate::intent::types::{Intent, VrfMode};
-use crate::kernel::dump::{TableUse, table_use};
+use crate::kernel::dump::{TableUse, is_used_by, table_use};
 use crate::kernel::{KernelError, peers};
 use crate::model::Family;
 use crate::plan::{Links, NodeFacts};
@@ -15,6 +15,10 @@ use crate::plan::{Links, NodeFacts};
 const PEERS_EVERY: Duration = Duration::from_secs(5);
 /// BGP peers at most that are protected: more than any node has sessions.
 const MAX_PEERS: usize = 4096;
+
+/// `rtm_protocol` of routes that zebra writes into the kernel (FRR's zebra/rt_netlink.h, include/uapi/linux/rtnetlink.h): its
+/// own, BGP, IS-IS, OSPF, RIP, RIPng, NHRP, EIGRP, LDP, SHARP, PBR, static, OpenFabric, SRTE.
+const ZEBRA_PROTOCOLS: [u8; 14] = [11, 186, 187, 188, 189, 190, 191, 192, 193, 194, 195, 196, 197, 198];
 
 /// The sources.
 #[derive(Debug)]
@@ -135,6 +139,14 @@ impl Agent {
                     self.facts.usable.insert(table);
                 }
                 Ok(Err(error)) => tracing::warn!(%error, table, "cannot see whether others use a table"),
+                Err(error) => tracing::error!(%error, "the dump of a table panicked"),
+            }
+        }
+        for table in self.engine.silent_tables(Instant::now()).collect::<Vec<_>>() {
+            match tokio::task::spawn_blocking(move || is_used_by(table, &ZEBRA_PROTOCOLS)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => self.engine.forget_table(table),
+                Ok(Err(error)) => tracing::warn!(%error, table, "cannot see whether zebra uses a table"),
                 Err(error) => tracing::error!(%error, "the dump of a table panicked"),
             }
         }

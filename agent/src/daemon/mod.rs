@@ -338,7 +338,8 @@ impl Agent {
             Sysctls::open_at(&options.sysctls, &options.state_dir)?,
             config.route_protocol,
         );
-        let engine = Engine::new(&config, now, persisted.synced_pid());
+        let mut engine = Engine::new(&config, now, persisted.synced_pid());
+        engine.remember_tables(persisted.zebra_tables());
         let mut agent = Self {
             started: jiff::Timestamp::now(),
             metrics,
@@ -424,6 +425,11 @@ impl Agent {
 
     fn stop(&mut self) {
         tracing::info!("stopping; routes, rules and programs stay in place");
-        self.persisted.set_synced_pid(self.engine.feed().synced_pid());
+        self.note_feed();
+    }
+
+    /// What the next agent should know of zebra.
+    fn note_feed(&mut self) {
+        self.persisted.set_feed(self.engine.feed().synced_pid(), &self.engine.zebra_tables().tables);
     }
 }

@@ -85,7 +85,7 @@ impl Agent {
             self.todo.environment |= gateways != self.watched;
             self.watched = gateways;
         }
-        self.persisted.set_synced_pid(self.engine.feed().synced_pid());
+        self.note_feed();
         self.start_survey(now);
         self.start_peers(now);
         // Without a return path, an observed table or a filter to choose there is nothing to survey.

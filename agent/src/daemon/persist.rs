@@ -1,5 +1,6 @@
 //! What must outlive the agent, in the state directory: small JSON files, replaced atomically.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,13 @@ const OWNED: &str = "owned.json";
 /// Names of the files in the state directory, apart from the record of sysctls.
 pub const STATE_FILES: [&str; 5] = [FEED, OWNED, KEPT, PAUSED, TRIAL];
 
-/// The zebra whose state the agent held whole when it last said so.
+/// The zebra whose state the agent held whole when it last said so, and the tables that zebra writes.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FeedFile {
     synced_pid: Option<u32>,
+    #[serde(default)]
+    tables: BTreeSet<u32>,
 }
 
 /// What carries our mark, for `cleanup`.
@@ -100,12 +103,16 @@ impl Persisted {
         self.feed.synced_pid
     }
 
-    /// Notes the zebra whose state we hold whole.
-    pub(super) fn set_synced_pid(&mut self, synced_pid: Option<u32>) {
-        if self.feed.synced_pid == synced_pid {
+    pub(super) fn zebra_tables(&self) -> &BTreeSet<u32> {
+        &self.feed.tables
+    }
+
+    /// Notes the zebra whose state we hold whole, and its tables.
+    pub(super) fn set_feed(&mut self, synced_pid: Option<u32>, tables: &BTreeSet<u32>) {
+        if self.feed.synced_pid == synced_pid && self.feed.tables == *tables {
             return;
         }
-        self.feed.synced_pid = synced_pid;
+        self.feed = FeedFile { synced_pid, tables: tables.clone() };
         if let Err(error) = write(&self.dir.join(FEED), &self.feed) {
             // The next start then waits for `onFeedLoss.timeout` instead of the replay's end.
             tracing::warn!(%error, "cannot note the state of the feed");

@@ -63,7 +63,7 @@ impl Agent {
             self.listen_fpm();
             self.todo.environment |= !self.environment.failures.is_empty();
             self.todo.steering |= self.steering.is_disturbed();
-            self.todo.plan |= self.facts.is_occupied();
+            self.todo.plan |= self.facts.is_occupied() || self.engine.silent_tables(now).next().is_some();
         }
         self.todo.steering |= self.steering.retry_at().is_some_and(|at| now >= at && !self.is_frozen());
     }
@@ -127,11 +127,10 @@ impl Agent {
 
     pub(super) fn replan(&mut self, now: Instant) {
         let began = Instant::now();
-        let zebra_tables: BTreeSet<u32> = self.engine.rib().tables().keys().copied().collect();
         let input = PlanInput {
             intent: &self.intent,
             links: self.observed.links(),
-            zebra_tables: &zebra_tables,
+            zebra: self.engine.zebra_tables(),
             facts: &self.node_facts(),
         };
         let mut plan = Plan::compile(input);

@@ -82,11 +82,11 @@ impl Bench {
         let links: Links = [link(1, "192.0.2.9/24"), link(2, "192.0.3.9/24"), link(3, "192.0.4.9/24")]
             .map(|l| (l.ifindex, l))
             .into();
-        let zebra_tables = std::collections::BTreeSet::new();
+        let zebra = crate::plan::ZebraTables::default();
         let plan = Plan::compile(PlanInput {
             intent: &intent,
             links: &links,
-            zebra_tables: &zebra_tables,
+            zebra: &zebra,
             facts: &NodeFacts::default(),
         });
         let mut rules = vec![builtin(0, 255), builtin(32766, 254), builtin(32767, 253)];

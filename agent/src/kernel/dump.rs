@@ -56,6 +56,20 @@ pub fn table_use(table: u32, own: u8) -> Result<TableUse, KernelError> {
     Ok(seen)
 }
 
+/// Whether a table holds a route of one of these `rtm_protocol`s. Reads no further than the first one.
+///
+/// # Errors
+/// As [`dump_routes`].
+pub fn is_used_by(table: u32, protocols: &[u8]) -> Result<bool, KernelError> {
+    let mut used = false;
+    let filter = RouteFilter { table: Some(table), ..RouteFilter::default() };
+    visit(filter, None, &mut |route| {
+        used = protocols.contains(&route.protocol);
+        if used { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(used)
+}
+
 /// Calls `f` with each route that `filter` lets through. A table that does not exist has no routes.
 ///
 /// Routes that change meanwhile may or may not be seen: listen to notifications from before the dump on. Local,

@@ -50,10 +50,19 @@ pub struct PlanInput<'a> {
     pub intent: &'a Intent,
     /// The links as last seen.
     pub links: &'a Links,
-    /// Tables that FRR writes itself, as its routes say.
-    pub zebra_tables: &'a BTreeSet<u32>,
+    /// The tables that zebra writes itself.
+    pub zebra: &'a ZebraTables,
     /// What else the node knows.
     pub facts: &'a NodeFacts,
+}
+
+/// What is known of the tables that zebra writes itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ZebraTables {
+    /// Those that its routes carry, or did.
+    pub tables: BTreeSet<u32>,
+    /// A replay has ended since the agent's start: before, zebra may have more.
+    pub complete: bool,
 }
 
 /// Everything desired that does not depend on single learned routes.
@@ -123,6 +132,8 @@ pub enum Rejection {
     NodeLimit,
     /// FRR announced no usable nexthop.
     Unresolved,
+    /// FRR's first replay has not ended, and the table may be zebra's.
+    Replay,
 }
 
 impl Rejection {
@@ -138,6 +149,7 @@ impl Rejection {
             Self::Limit => reason::MAX_ROUTES,
             Self::NodeLimit => reason::MAX_ROUTES_PER_NODE,
             Self::Unresolved => reason::NEXTHOP_UNRESOLVED,
+            Self::Replay => reason::REPLAY_INCOMPLETE,
         }
     }
 }
@@ -155,6 +167,9 @@ pub struct ImportPlan {
     inline_default: bool,
     /// Why nothing of it is programmed, if so.
     pub blocked: Option<&'static str>,
+    /// It goes into the table of a VRF, which zebra may write too, as its first replay will tell: until then nothing new
+    /// is written.
+    pub waits: bool,
     /// What zebra writes into `from.table` forwards nothing by itself (`zebra -R`): main and the tables of VRF
     /// devices do.
     pub diverted: bool,
@@ -190,13 +205,13 @@ impl Plan {
     }
 
     fn add_import(&mut self, import: &Import, input: PlanInput<'_>) {
-        let PlanInput { links, zebra_tables, .. } = input;
+        let PlanInput { intent, links, zebra, .. } = input;
         let interfaces = (!import.from_interfaces.is_empty()).then(|| {
             let matches =
                 |link: &&Link| import.from_interfaces.iter().any(|name| matches_name(name, &link.name));
             links.values().filter(matches).map(|link| link.ifindex).collect()
         });
-        let owned_by_zebra = import.program && zebra_tables.contains(&import.into.table);
+        let owned_by_zebra = import.program && zebra.tables.contains(&import.into.table);
         let occupied = import.program && self.occupied.contains_key(&import.into.table);
         let blocked = match (owned_by_zebra, occupied) {
             (true, _) => Some(reason::TABLE_OWNED_BY_ZEBRA),
@@ -224,6 +239,7 @@ impl Plan {
             onlink: import.into.table != TABLE_MAIN,
             inline_default: import.into.table == TABLE_MAIN,
             blocked,
+            waits: import.program && !zebra.complete && is_vrf(import.into.table, intent, links),
             diverted: import.program && !forwards_by_itself(import.from_table, links),
             import: import.clone(),
         });
@@ -334,7 +350,16 @@ impl Plan {
 
 /// Whether the kernel looks this table up without anybody's rule.
 fn forwards_by_itself(table: u32, links: &Links) -> bool {
-    table == TABLE_MAIN || links.values().any(|link| link.vrf_table == Some(table))
+    table == TABLE_MAIN || is_of_device(table, links)
+}
+
+fn is_of_device(table: u32, links: &Links) -> bool {
+    links.values().any(|link| link.vrf_table == Some(table))
+}
+
+/// Whether a table is that of a VRF, by its device or by a manifest.
+fn is_vrf(table: u32, intent: &Intent, links: &Links) -> bool {
+    is_of_device(table, links) || intent.vrfs.iter().any(|vrf| vrf.table == table)
 }
 
 impl ImportPlan {

@@ -70,7 +70,7 @@ fn by_index(links: impl IntoIterator<Item = Link>) -> Links {
 }
 
 fn compile_with(intent: &Intent, links: &Links, facts: &NodeFacts) -> Plan {
-    Plan::compile(PlanInput { intent, links, zebra_tables: &BTreeSet::new(), facts })
+    Plan::compile(PlanInput { intent, links, zebra: &ZebraTables::default(), facts })
 }
 
 fn route_to<'a>(plan: &'a Plan, prefix: &str, metric: u32) -> Option<&'a StaticRoute> {

@@ -219,7 +219,7 @@ impl Engine {
         let mut offers: SmallVec<[Offer; 2]> = SmallVec::new();
         let (mut doubt, mut hit_limit) = (false, SmallVec::<[u16; 2]>::new());
         for (index, import) in self.plan.imports_into(table, metric) {
-            if !import.writes_to(table, metric, &key.1) {
+            if !import.writes_to(table, metric, &key.1) || (import.waits && !entry.is_held()) {
                 continue;
             }
             let held = self.held.get(usize::from(index)).copied().unwrap_or(false);
@@ -520,9 +520,11 @@ impl Engine {
         if !import.import.program {
             return None;
         }
-        let counted = self.held_beside(slot, import.target(prefix));
-        let counted =
-            counted.is_some_and(|(_, entry)| self.contribution(entry.contribution).contains(&index));
+        let held = self.held_beside(slot, import.target(prefix));
+        if import.waits && held.is_none() {
+            return Some(Rejection::Replay);
+        }
+        let counted = held.is_some_and(|(_, entry)| self.contribution(entry.contribution).contains(&index));
         if !counted && self.limited.contains(&index) {
             let own = self.accepted.get(usize::from(index)).is_some_and(|n| *n >= import.import.max_routes);
             return Some(if own || self.frozen.contains(&index) {

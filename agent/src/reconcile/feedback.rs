@@ -11,7 +11,7 @@
 //! | is refused by the kernel for one of them, or is of a kind that is never programmed | failed |
 //! | is taken by no import, from a table that forwards nothing by itself (`zebra -R`) | failed |
 //! | is taken by no import, and zebra's own copy forwards (main, VRF devices, tables without an import) | offloaded |
-//! | waits for its nexthops, a link, or the kernel | none yet |
+//! | waits for its nexthops, a link, the kernel, or the first replay's end | none yet |
 
 use ipnet::IpNet;
 use rustc_hash::FxHashSet;
@@ -176,9 +176,10 @@ impl Engine {
             Resolved::Unresolved(_) => return Some(self.not_imported(table)),
             Resolved::Hops(_) | Resolved::Special(_) => {}
         }
-        let mut outcome = None;
+        let (mut outcome, mut waits) = (None, false);
         for (index, import) in self.plan.imports_from(table).filter(|(_, import)| import.import.program) {
             let target = self.target_index.get(&import.target(prefix));
+            waits |= import.waits;
             let entry = target.and_then(|target| self.rib.find_beside(slot, *target));
             let Some((_, _, entry)) = entry.and_then(|slot| self.rib.entry(slot)) else { continue };
             if entry.flags & (DIRTY | IN_FLIGHT) != 0 {
@@ -194,7 +195,10 @@ impl Engine {
                 outcome = Some(Offload::Done);
             }
         }
-        Some(outcome.unwrap_or_else(|| self.not_imported(table)))
+        match outcome {
+            None if waits => None,
+            outcome => Some(outcome.unwrap_or_else(|| self.not_imported(table))),
+        }
     }
 
     /// What to say of routes of a table that no import takes.

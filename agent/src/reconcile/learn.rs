@@ -36,9 +36,13 @@ impl Engine {
 
     /// Updates of whole frames; [`Self::fpm_taken`] follows.
     pub fn fpm_updates(&mut self, updates: &[Update], now: Instant) {
+        let tables = self.rib.announced_tables().len();
         for some in updates.chunks(AT_ONCE) {
             self.rib.warm(some);
             self.learn(some, now);
+        }
+        if self.rib.announced_tables().len() != tables {
+            self.note_tables();
         }
         if !self.changed_ids.is_empty() {
             self.nexthops_changed(now);
@@ -113,6 +117,7 @@ impl Engine {
     /// The replay went quiet.
     pub fn fpm_replay_complete(&mut self, now: Instant) {
         self.feed.replay_complete(now);
+        self.zebra.complete = true;
         if !self.is_anything_stale() {
             self.held.iter_mut().for_each(|held| *held = false);
             self.rib.sweep();

@@ -20,6 +20,7 @@ mod preview;
 mod queue;
 mod report;
 mod rules;
+mod tables;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,7 @@ pub use self::rules::{RuleChanges, admissible, diff_rules, sort_for_deletion};
 use self::tally::{Judgements, Tallies};
 use crate::intent::types::Config;
 use crate::model::RouteKey;
-use crate::plan::{ImportPlan, Plan};
+use crate::plan::{ImportPlan, Plan, ZebraTables};
 use crate::rib::{Generation, Rib, Scope, Slot};
 
 /// Operations of one batch at most: large enough to keep the kernel busy, small enough to answer in between.
@@ -137,6 +138,7 @@ pub struct EngineStats {
 pub struct Engine {
     rib: Rib<Entry>,
     feed: Feed,
+    zebra: ZebraTables,
     plan: Plan,
     protocol: u8,
     targets: Vec<(u32, u32)>,
@@ -202,6 +204,7 @@ impl Engine {
         Self {
             rib: Rib::default(),
             feed: Feed::new(now, synced_pid),
+            zebra: ZebraTables::default(),
             plan: Plan::default(),
             protocol: config.route_protocol,
             targets: Vec::new(),

@@ -163,7 +163,8 @@ impl Engine {
         key: RouteKey,
     ) -> impl Iterator<Item = (u16, &'a ImportPlan, Learned)> {
         plan.imports_into(key.table, key.metric).filter_map(move |(index, import)| {
-            let programs = import.writes_to(key.table, key.metric, &key.prefix);
+            let waits = import.waits && self.held_at(key.table, key.metric, &key.prefix).is_none();
+            let programs = import.writes_to(key.table, key.metric, &key.prefix) && !waits;
             let learned = self.rib.get(import.import.from_table, &key.prefix).filter(|_| programs)?;
             Some((index, import, learned))
         })

@@ -8,6 +8,7 @@ mod feedback;
 mod leftovers;
 mod limits;
 mod rules;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +27,7 @@ use super::{Engine, RouteView};
 use crate::intent::types::*;
 use crate::model::ops::Batch;
 use crate::model::{Link, NeighbourState, RouteTarget, Special};
-use crate::plan::{Links, NodeFacts, Plan, PlanInput};
+use crate::plan::{Links, NodeFacts, Plan, PlanInput, ZebraTables};
 use crate::status::reason;
 use crate::status::rows::RouteState;
 
@@ -122,7 +123,9 @@ impl Bench {
     /// The agent dies; another one starts on the same kernel and knows which zebra it had synchronized with.
     fn restart(&mut self) {
         let synced = self.engine.feed().synced_pid();
+        let tables = self.engine.zebra_tables().tables.clone();
         self.engine = Engine::new(&self.intent.config, self.now, synced);
+        self.engine.remember_tables(&tables);
         self.engine.want_feedback(self.answering);
         self.replan();
         self.engine.want_audit();
@@ -130,12 +133,11 @@ impl Bench {
     }
 
     fn replan(&mut self) {
-        let zebra_tables = self.engine.rib().tables().keys().copied().collect();
         let facts = NodeFacts::default();
         let input = PlanInput {
             intent: &self.intent,
             links: &self.links,
-            zebra_tables: &zebra_tables,
+            zebra: self.engine.zebra_tables(),
             facts: &facts,
         };
         self.engine.set_plan(Plan::compile(input), self.now);
@@ -569,12 +571,12 @@ fn blackholes_keep_their_kind() {
 fn a_preview_names_what_another_intent_would_change() {
     let mut bench = Bench::new(vec![import(5000, 254)]);
     two_paths(&mut bench);
-    let tables = BTreeSet::new();
+    let zebra = ZebraTables { complete: true, ..ZebraTables::default() };
     let preview = |bench: &Bench, intent: &Intent| {
         let plan = Plan::compile(PlanInput {
             intent,
             links: &bench.links,
-            zebra_tables: &tables,
+            zebra: &zebra,
             facts: &NodeFacts::default(),
         });
         bench.engine.preview(&plan, |_| None)

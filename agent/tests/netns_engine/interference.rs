@@ -1,11 +1,11 @@
 //! Others that meddle with what is ours.
 
 use anyhow::{Context as _, Result, ensure};
-use backtrail_lab::feeder::announce;
+use backtrail_lab::feeder::{announce, in_table, withdraw};
 use backtrail_lab::{Monitor, wait_until};
 use nix::sys::signal::Signal;
 
-use crate::rig::{BOTH, Rig, UP, WAIT};
+use crate::rig::{BOTH, Rig, UP, WAIT, prefixes};
 
 const ROUTES: u32 = 300;
 
@@ -163,6 +163,65 @@ fn a_comparison_that_fails_is_repeated() -> Result<()> {
     rig.wait_condition("FIBConsistent", "True", "Consistent")?;
     let failures = rig.agent.log().matches("cannot compare with the kernel").count();
     ensure!(failures == 5, "{failures} attempts");
+    rig.ensure_clean()
+}
+
+/// A VRF's table in which zebra has one route, that comes and goes: nothing of ours, whoever restarts.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test netns"]
+fn a_table_with_a_route_of_zebra_stays_its_own() -> Result<()> {
+    const RED: u32 = 10_001;
+    let zebras = "10.99.0.0/24".parse::<ipnet::Ipv4Net>()?;
+    let mut rig = Rig::start("")?;
+    rig.agent.write_manifests(
+        "apiVersion: backtrail.dev/v1alpha1
+kind: VRFAttachment
+metadata: {name: red}
+spec: {vrf: {name: red, table: 10001}}
+---
+apiVersion: backtrail.dev/v1alpha1
+kind: RouteImport
+metadata: {name: into-red}
+spec: {from: {table: 5000}, into: {vrf: {name: red, table: 10001}}, allowed: {mode: All}}
+",
+    )?;
+    let planned = || rig.agent.json(&["status"]).is_ok_and(|it| it["imports"][0]["into"] == RED);
+    wait_until(WAIT, "the import is in force", planned)?;
+    let monitor = Monitor::start(&rig.node)?;
+    let learned = |rig: &Rig, count: u64| {
+        wait_until(WAIT, &format!("{count} learned"), || {
+            rig.number("/routes/learned").is_ok_and(|n| n == count)
+        })
+    };
+    // First of all, after a restart, and after one that nobody remembers anything of.
+    for round in 0..3 {
+        if round > 0 {
+            rig.agent.kill()?;
+            if round == 2 {
+                rig.agent.forget()?;
+            }
+            rig.agent.run()?;
+            rig.connect()?;
+        }
+        rig.feeder()?.send(prefixes(5).into_iter().map(|net| announce(net, UP[0])))?;
+        rig.feeder()?.send([in_table(RED, announce(zebras, UP[0]))])?;
+        rig.wait_condition("Programmed", "False", "TableOwnedByZebra")?;
+        for _ in 0..3 {
+            rig.feeder()?.send([in_table(RED, withdraw(zebras))])?;
+            learned(&rig, 5)?;
+            rig.feeder()?.send([in_table(RED, announce(zebras, UP[0]))])?;
+            learned(&rig, 6)?;
+        }
+    }
+    // Gone when the agent starts again: it is remembered.
+    rig.agent.kill()?;
+    rig.agent.run()?;
+    rig.connect()?;
+    rig.feeder()?.send(prefixes(5).into_iter().map(|net| announce(net, UP[0])))?;
+    rig.wait_condition("Synchronized", "True", "InSync")?;
+    rig.wait_condition("Programmed", "False", "TableOwnedByZebra")?;
+    let written: Vec<String> = monitor.ours()?.into_iter().filter(|line| line.contains("10.64.")).collect();
+    ensure!(written.is_empty(), "{written:?}");
     rig.ensure_clean()
 }
 

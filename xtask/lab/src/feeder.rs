@@ -103,6 +103,17 @@ pub fn withdraw(net: impl Into<IpNet>) -> Update {
     Update::RouteDel(RouteDel { key: key(net.into()), protocol: Some(Protocol::BGP), metric: None })
 }
 
+/// The same for a route of another table.
+#[must_use]
+pub fn in_table(table: u32, update: Update) -> Update {
+    let table = TableId(table);
+    match update {
+        Update::Route(route) => Update::Route(Route { key: RouteKey { table, ..route.key }, ..route }),
+        Update::RouteDel(gone) => Update::RouteDel(RouteDel { key: RouteKey { table, ..gone.key }, ..gone }),
+        other => other,
+    }
+}
+
 fn key(net: IpNet) -> RouteKey {
     RouteKey::new(TableId(Feeder::TABLE), net)
 }

@@ -112,8 +112,13 @@ fn policy() -> impl Strategy<Value = PolicyRule> {
 
 fn rules_of(policies: Vec<PolicyRule>) -> BTreeSet<Rule> {
     let intent = Intent { rules: policies, ..Intent::default() };
-    let (links, tables, facts) = (Links::new(), BTreeSet::new(), NodeFacts::default());
-    let input = PlanInput { intent: &intent, links: &links, zebra_tables: &tables, facts: &facts };
+    let (links, facts) = (Links::new(), NodeFacts::default());
+    let input = PlanInput {
+        intent: &intent,
+        links: &links,
+        zebra: &crate::plan::ZebraTables::default(),
+        facts: &facts,
+    };
     let rules = Plan::compile(input).rules;
     rules.into_iter().filter(|rule| rule.family == Family::Ipv4).collect()
 }
