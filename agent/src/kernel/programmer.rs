@@ -168,25 +168,6 @@ impl Programmer {
     }
 }
 
-/// Writes a few routes and waits for the kernel's verdict: gives the operations back, and those that it refused.
-///
-/// # Errors
-/// [`KernelError::Socket`] when there is no socket or no thread to be had.
-pub async fn write_routes(ops: Vec<RouteOp>) -> Result<(Vec<RouteOp>, Vec<OpError>), KernelError> {
-    if ops.is_empty() {
-        return Ok((ops, Vec::new()));
-    }
-    let (programmer, mut done) = Programmer::spawn()?;
-    let submitted = programmer.try_submit(Batch { id: 0, ops });
-    match (submitted, done.recv().await) {
-        (Ok(()), Some(batch)) => Ok((batch.ops, batch.errors)),
-        _ => Err(KernelError::Socket {
-            doing: "write routes",
-            source: std::io::Error::other("the writer's thread has ended"),
-        }),
-    }
-}
-
 /// The thread's state.
 struct Writer {
     socket: Socket,

@@ -45,7 +45,7 @@ struct File {
 #[serde(untagged)]
 enum Stored {
     File(File),
-    /// As agents up to 0.1 wrote it, which trusted that the boot is the same.
+    /// As earlier versions wrote it, without the boot: taken for one of this boot.
     Plain(BTreeMap<String, Changed>),
 }
 
