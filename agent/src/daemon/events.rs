@@ -147,9 +147,10 @@ impl Agent {
                 }
                 self.todo.survey = true;
             }
-            Notification::Nexthop { object, own: false } => {
-                if object.protocol == self.intent.config.route_protocol {
-                    self.engine.want_audit();
+            Notification::Nexthop { object, own: false, port } => {
+                if self.engine.nexthop_written(object, now) {
+                    let what = format!("nexthop object {} replaced", object.id.0);
+                    self.drift.note(&self.metrics, "nexthop", what, Author::Port(*port));
                 }
                 self.todo.survey = true;
             }

@@ -86,6 +86,8 @@ pub enum Notification {
         object: NexthopObject,
         /// Our programmer did it.
         own: bool,
+        /// Netlink port of who did it.
+        port: u32,
     },
     /// A nexthop object is gone, and silently with it its routes.
     NexthopGone {
@@ -233,7 +235,10 @@ fn decode(message: &Message<'_>, own_port: u32) -> Option<Notification> {
             own,
             port: message.port,
         }),
-        RTM_NEWNEXTHOP => Some(Notification::Nexthop { object: nexthop::decode(message.payload)?, own }),
+        RTM_NEWNEXTHOP => {
+            let object = nexthop::decode(message.payload)?;
+            Some(Notification::Nexthop { object, own, port: message.port })
+        }
         RTM_DELNEXTHOP => {
             let id = nexthop::decode(message.payload)?.id;
             Some(Notification::NexthopGone { id, own, port: message.port })

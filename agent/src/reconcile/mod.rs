@@ -8,6 +8,7 @@
 mod audit;
 mod batch;
 mod bodies;
+mod contested;
 mod contributions;
 mod devices;
 mod evaluate;
@@ -37,6 +38,7 @@ pub use self::audit::Audit;
 use self::audit::Losses;
 use self::batch::{Ops, Pending};
 use self::bodies::{Bodies, BodySlot, NO_BODY};
+use self::contested::Contested;
 pub use self::devices::device_ops;
 use self::evaluate::Outcome;
 use self::feedback::Answers;
@@ -179,6 +181,7 @@ pub struct Engine {
     /// Since the dump began that is being read.
     losses: Losses,
     nexthop_retry: Option<Instant>,
+    contested: Contested,
     /// Nexthop objects and groups that the kernel refuses, in its words.
     nexthop_failures: BTreeMap<NexthopOp, String>,
     audit_wanted: bool,
@@ -235,6 +238,7 @@ impl Engine {
             adopted: false,
             losses: Losses::default(),
             nexthop_retry: None,
+            contested: Contested::default(),
             nexthop_failures: BTreeMap::new(),
             audit_wanted: false,
             waiting: FxHashSet::default(),
@@ -478,7 +482,8 @@ impl Engine {
         let holds = self.plan.imports.iter().zip(&self.held).filter(|(_, held)| **held);
         let holds = holds.filter_map(|(import, _)| self.feed.hold_until(import.import.on_feed_loss.into()));
         let retry = self.retries.first().map(|(at, _)| *at);
-        holds.chain(retry).chain(self.nexthop_retry).chain(self.burst.until()).min()
+        let others = [retry, self.nexthop_retry, self.contested.deadline(), self.burst.until()];
+        holds.chain(others.into_iter().flatten()).min()
     }
 
     /// Time has passed: ends holds, tries again what was refused.
@@ -493,6 +498,7 @@ impl Engine {
             }
             self.mark(slot, now);
         }
+        self.mend_altered(now);
         if self.nexthop_retry.is_some_and(|at| at <= now) {
             self.nexthop_retry = None;
             self.nexthops.retry();

@@ -5,7 +5,10 @@
 //! is what the kernel holds once all emitted operations are done; errors correct it.
 
 mod adopt;
+mod foreign;
 mod health;
+
+pub(super) use self::foreign::Written;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,6 +40,8 @@ struct HopState {
     /// Groups that list it.
     refs: u32,
     present: bool,
+    /// Somebody gave it another content, and this protocol.
+    altered: Option<u8>,
     /// An operation on it is under way: the next one waits for its outcome.
     writing: bool,
 }
@@ -234,7 +239,8 @@ impl Nexthops {
             return Some(*slot);
         }
         let id = self.allocate()?;
-        let slot = self.store_hop(HopState { hop, id, refs: 0, present: false, writing: false });
+        let slot =
+            self.store_hop(HopState { hop, id, refs: 0, present: false, altered: None, writing: false });
         self.dirty_hops.insert(slot);
         Some(slot)
     }
@@ -396,15 +402,22 @@ impl Nexthops {
                 self.dirty_hops.insert(slot);
             } else if state.refs == 0 {
                 unused.push(slot);
-            } else if !state.present && self.usable.contains(&state.hop.ifindex) {
-                (state.present, state.writing) = (true, true);
-                new.insert(slot);
+            } else if (!state.present || state.altered == Some(self.protocol))
+                && self.usable.contains(&state.hop.ifindex)
+            {
                 let object = NexthopObject {
                     id: state.id,
                     protocol: self.protocol,
                     body: NexthopBody::Single(state.hop),
                 };
-                push(RouteOp::AddNexthop(object), NexthopOp::Hop(slot));
+                state.writing = true;
+                if std::mem::replace(&mut state.present, true) {
+                    push(RouteOp::ReplaceNexthop(object), NexthopOp::Hop(slot));
+                } else {
+                    state.altered = None;
+                    new.insert(slot);
+                    push(RouteOp::AddNexthop(object), NexthopOp::Hop(slot));
+                }
             }
         }
         self.touch_groups(&new);
@@ -494,7 +507,7 @@ impl Nexthops {
         match op {
             NexthopOp::Hop(slot) => {
                 if let Some(Some(state)) = self.hops.get_mut(slot as usize) {
-                    state.writing = false;
+                    (state.writing, state.altered) = (false, None);
                 }
             }
             NexthopOp::Group(slot) => {
@@ -522,14 +535,13 @@ impl Nexthops {
         let gone = match op {
             NexthopOp::Delete => Vec::new(),
             NexthopOp::Hop(slot) => {
-                if errno == libc::EEXIST {
-                    self.renumber_hop(slot);
+                // Where an altered one can be no more replaced the id is given up; with a dead link went the object.
+                let altered = self.hop(slot).is_some_and(|state| state.altered.is_some());
+                if errno == libc::EEXIST || altered && errno != libc::ENETDOWN {
+                    self.renumber_hop(slot, errno != libc::ENOENT);
                 }
                 if let Some(Some(state)) = self.hops.get_mut(slot as usize) {
                     state.present = false;
-                }
-                if errno == libc::EEXIST {
-                    self.dirty_hops.insert(slot);
                 }
                 self.forget_members(&FxHashSet::from_iter([slot]))
             }
@@ -562,13 +574,14 @@ impl Nexthops {
         if was && !self.is_present(slot) { vec![slot] } else { Vec::new() }
     }
 
-    fn renumber_hop(&mut self, slot: HopSlot) {
+    fn renumber_hop(&mut self, slot: HopSlot, is_taken: bool) {
         let Some(new) = self.allocate() else { return };
         let Some(Some(state)) = self.hops.get_mut(slot as usize) else { return };
         let old = std::mem::replace(&mut state.id, new);
         self.by_id.remove(&old);
-        self.taken.insert(old.0);
+        self.taken.extend(is_taken.then_some(old.0));
         self.by_id.insert(new, Owned::Hop(slot));
+        self.dirty_hops.insert(slot);
     }
 
     fn renumber_group(&mut self, slot: GroupSlot, is_taken: bool) {

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::bodies::BodySlot;
-use super::nexthops::NexthopOp;
+use super::nexthops::{NexthopOp, Written};
 use super::{
     CHANGED, DIRTY, Engine, FAILED, Failure, IN_FLIGHT, INSTALLED, NEXTHOP_RETRY, Pending, RETRY_MAX,
     RETRY_MIN,
 };
 use crate::model::ops::BatchDone;
-use crate::model::{KernelRoute, NexthopId, RouteKey};
+use crate::model::{KernelRoute, NexthopId, NexthopObject, RouteKey};
 use crate::rib::{AT_ONCE, Slot};
 
 impl Engine {
@@ -207,6 +207,35 @@ impl Engine {
         self.stats.drift += u64::from(wanted);
         self.groups_vanished(&gone, now);
         wanted
+    }
+
+    /// Somebody else made or changed a nexthop object. Returns whether it is one of ours, which is to be mended.
+    pub fn nexthop_written(&mut self, object: &NexthopObject, now: Instant) -> bool {
+        // A dump that is being read may be from before.
+        let mut unclear = self.suspended;
+        let altered = match self.nexthops.written(object) {
+            Written::Altered(op) => {
+                self.stats.drift += 1;
+                self.contested.altered(op, now);
+                self.mend_altered(now);
+                true
+            }
+            Written::Same => false,
+            Written::Unclear => {
+                unclear |= object.protocol == self.protocol || self.nexthops.is_writing(object.id);
+                false
+            }
+        };
+        self.audit_wanted |= unclear;
+        altered
+    }
+
+    /// Has written what somebody altered, as far as its time has come.
+    pub(super) fn mend_altered(&mut self, now: Instant) {
+        while let Some(op) = self.contested.pop(now) {
+            self.nexthops.mend(op);
+        }
+        self.contested.forget(now);
     }
 
     /// Notifications were lost, or contradict what we believe.

@@ -26,7 +26,7 @@ use super::tally::{Class, Tallies};
 use super::{Engine, RouteView};
 use crate::intent::types::*;
 use crate::model::ops::Batch;
-use crate::model::{Link, NeighbourState, RouteTarget, Special};
+use crate::model::{Link, NeighbourState, NexthopObject, RouteTarget, Special};
 use crate::plan::{Links, NodeFacts, Plan, PlanInput, ZebraTables};
 use crate::status::reason;
 use crate::status::rows::RouteState;
@@ -178,6 +178,15 @@ impl Bench {
     fn set_link(&mut self, ifindex: u32, up: bool) {
         self.kernel.set_link(ifindex, up);
         self.see_link(ifindex, up);
+        self.settle();
+    }
+
+    /// Somebody else gives an object another content; a notification tells of it, or nobody.
+    fn alter(&mut self, object: NexthopObject, heard: bool) {
+        let Ok(written) = self.kernel.replace_nexthop(object) else { return };
+        if heard {
+            self.engine.nexthop_written(&written, self.now);
+        }
         self.settle();
     }
 

@@ -29,6 +29,9 @@ fn deleted_routes_and_nexthop_objects_are_put_back_and_counted() -> Result<()> {
         "ip nexthop show groups | while read -r _ id _; do ip nexthop del id \"$id\"; done",
         "ip nexthop flush proto 201",
         "ip nexthop show | grep -v group | while read -r _ id _; do ip nexthop del id \"$id\"; done",
+        // Another content under our mark, and under his: then the object is his.
+        "ip nexthop show | grep 'via 198.18.0.1 ' | while read -r _ id _; do ip nexthop replace id \"$id\" via 198.18.1.66 dev up1 proto 201; done",
+        "ip nexthop show | grep 'via 198.18.0.1 ' | while read -r _ id _; do ip nexthop replace id \"$id\" via 198.18.1.66 dev up1 proto static; done",
     ] {
         let mended = rig.number("/fibDrift/mended")?;
         rig.node.run(meddle)?;

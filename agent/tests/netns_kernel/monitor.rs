@@ -188,7 +188,9 @@ fn our_own_doings_are_told_from_others() {
             .await
             .iter()
             .filter_map(|heard| match heard {
-                Notification::Nexthop { object, own } => Some(format!("+nexthop {} own {own}", object.id.0)),
+                Notification::Nexthop { object, own, .. } => {
+                    Some(format!("+nexthop {} own {own}", object.id.0))
+                }
                 Notification::NexthopGone { id, own, .. } => Some(format!("-nexthop {} own {own}", id.0)),
                 Notification::Route { route, added, own, .. } => {
                     Some(format!("{}{} own {own}", if *added { "+" } else { "-" }, route.key.prefix))

@@ -36,11 +36,11 @@ impl Nexthops {
 
     fn adopt_hop(&mut self, id: NexthopId, hop: Hop) {
         if let Some(Owned::Hop(slot)) = self.by_id.get(&id).copied() {
-            if let Some(Some(state)) = self.hops.get_mut(slot as usize)
-                && state.hop == hop
-                && !state.present
-            {
-                state.present = true;
+            let Some(Some(state)) = self.hops.get_mut(slot as usize) else { return };
+            state.present = true;
+            state.altered = (state.hop != hop).then_some(self.protocol);
+            if state.altered.is_some() {
+                self.dirty_hops.insert(slot);
             }
             return;
         }
@@ -49,7 +49,8 @@ impl Nexthops {
             self.taken.insert(id.0);
             return;
         }
-        let slot = self.store_hop(HopState { hop, id, refs: 0, present: true, writing: false });
+        let slot =
+            self.store_hop(HopState { hop, id, refs: 0, present: true, altered: None, writing: false });
         self.dirty_hops.insert(slot);
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
+use crate::model::NexthopObject;
 use crate::rib::Answer;
 
 use crate::api::{Resilient, Span};
@@ -28,6 +29,8 @@ enum Event {
     Restart,
     DeleteRoute(u8),
     DeleteNexthop(u8),
+    /// Somebody gives an object of ours the content of another one; with our mark or his, heard of or not.
+    ReplaceNexthop(u8, u8, bool, bool),
     Replan,
 }
 
@@ -45,6 +48,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Restart),
         2 => any::<u8>().prop_map(Event::DeleteRoute),
         2 => any::<u8>().prop_map(Event::DeleteNexthop),
+        2 => any::<(u8, u8, bool, bool)>()
+            .prop_map(|(pick, like, ours, heard)| Event::ReplaceNexthop(pick, like, ours, heard)),
         1 => Just(Event::Replan),
     ]
 }
@@ -176,6 +181,18 @@ fn play(bench: &mut Bench, model: &mut Model, event: &Event) {
                 bench.kernel.delete_nexthop(victim.id);
                 bench.engine.nexthop_vanished(victim.id, bench.now);
                 bench.settle();
+            }
+        }
+        Event::ReplaceNexthop(pick, like, ours, heard) => {
+            let objects: Vec<_> = bench.kernel.dump().0;
+            let at = |pick: &u8| objects.get(usize::from(*pick) % objects.len().max(1)).cloned();
+            if let (Some(victim), Some(like)) = (at(pick), at(like)) {
+                let protocol = if *ours { victim.protocol } else { 4 };
+                bench.alter(NexthopObject { id: victim.id, protocol, body: like.body }, *heard);
+                if !heard {
+                    bench.engine.want_audit();
+                    bench.settle();
+                }
             }
         }
         Event::Replan => {

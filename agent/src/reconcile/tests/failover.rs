@@ -3,7 +3,7 @@
 use zebra_fpm::Update;
 
 use crate::intent::types::Import;
-use crate::model::{NeighbourState, NexthopBody, NexthopId};
+use crate::model::{Hop, Member, NeighbourState, NexthopBody, NexthopId, NexthopObject};
 
 use super::{Bench, Engine, group, hop, import, route};
 
@@ -211,6 +211,47 @@ fn a_group_that_is_gone_when_its_replacement_arrives_is_made_anew() {
         bench.settle();
         bench.set_neighbour("10.0.1.1", 2, false);
         assert_eq!(bench.fib(254), before);
+    }
+}
+
+#[test]
+fn an_object_that_somebody_alters_is_mended_and_ever_less_often_where_he_insists() {
+    let object = |bench: &Bench, group: bool| {
+        let is = |it: &&NexthopObject| matches!(it.body, NexthopBody::Single(_)) != group;
+        bench.kernel.nexthops.values().find(is).cloned().unwrap()
+    };
+    let elsewhere = |hop: Hop| Hop { gateway: Some("10.0.1.66".parse().unwrap()), ..hop };
+    for (group, protocol) in [(false, 201), (false, 4), (true, 201)] {
+        let mut bench = loaded();
+        let before = bench.fib(254);
+        let alter = |bench: &mut Bench, heard| {
+            let NexthopObject { id, body, .. } = object(bench, group);
+            let body = match body {
+                NexthopBody::Single(hop) => NexthopBody::Single(elsewhere(hop)),
+                NexthopBody::Group(members) => NexthopBody::Group(
+                    members.into_iter().map(|member| Member { weight: 7, ..member }).collect(),
+                ),
+                other => other,
+            };
+            bench.alter(NexthopObject { id, protocol, body }, heard);
+        };
+        let operations = bench.operations(|bench| alter(bench, true));
+        assert_eq!(bench.fib(254), before, "mended at once");
+        assert!(operations <= 3, "no route is written: {operations} operations");
+        assert_eq!(bench.engine.stats().drift, 1);
+        if protocol == 201 {
+            alter(&mut bench, true);
+            assert_ne!(bench.fib(254), before, "left alone for a while");
+            bench.wait(1);
+            assert_eq!((bench.fib(254), bench.engine.stats().drift), (before.clone(), 2));
+            // What nobody hears of a comparison finds.
+            alter(&mut bench, false);
+            bench.engine.want_audit();
+            bench.settle();
+            assert_eq!(bench.fib(254), before);
+        }
+        let rewritten = object(&bench, group);
+        assert_eq!(bench.operations(|bench| bench.alter(rewritten, true)), 0, "as it should be");
     }
 }
 

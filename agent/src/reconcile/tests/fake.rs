@@ -108,6 +108,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// Somebody else's `ip nexthop replace`. A group keeps its protocol.
+    pub(super) fn replace_nexthop(&mut self, mut object: NexthopObject) -> Result<NexthopObject, i32> {
+        let old = self.nexthops.get(&object.id).filter(|old| !matches!(old.body, NexthopBody::Single(_)));
+        object.protocol = old.map_or(object.protocol, |old| old.protocol);
+        self.put_nexthop(&object, true).map(|()| object)
+    }
+
     /// Whether an object is a group, a group's type and its number of buckets are for life.
     fn changes_type(&self, object: &NexthopObject) -> bool {
         let kind = |body: &NexthopBody| match body {
