@@ -422,10 +422,6 @@ fn programmed(agent: &Agent, counts: &Counts) -> Verdict {
             format!("{} routes fail; {text}", counts.failed),
         );
     }
-    if agent.engine.ids_exhausted() {
-        let text = "all nexthop ids of the owned range are in use: widen ownership.nexthopIDs";
-        return Verdict::new(false, reason::KERNEL_REJECTED, text);
-    }
     if !agent.is_frozen() && agent.settle_at.is_some() {
         return Verdict::new(false, reason::PENDING, "what changed is being planned");
     }

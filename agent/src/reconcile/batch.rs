@@ -152,5 +152,9 @@ impl Engine {
         let nexthops = &self.nexthops;
         self.nexthop_failures.retain(|op, _| nexthops.is_wanted(*op));
         self.emit_nexthops(ops, now);
+        if self.nexthops.take_freed() && !self.starved.is_empty() {
+            let starved: Vec<Slot> = self.starved.iter().copied().collect();
+            self.mark_all(starved, now);
+        }
     }
 }

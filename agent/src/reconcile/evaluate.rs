@@ -22,6 +22,8 @@ pub(super) enum Desired {
     Nothing,
     /// Whatever is there: FRR's last word on it is not known yet.
     Keep,
+    /// Whatever is there, though it should be another route: all nexthop ids are in use.
+    NoId,
 }
 
 /// What FRR's word comes to, for one key or one view.
@@ -33,13 +35,15 @@ pub(super) enum Outcome {
     Unresolved,
     /// Nothing that may be programmed.
     Nothing,
+    /// A group for which there is no id.
+    NoId,
 }
 
 impl Outcome {
     pub(super) fn body(self) -> Option<BodySlot> {
         match self {
             Self::Body(body) => Some(body),
-            Self::Unresolved | Self::Nothing => None,
+            Self::Unresolved | Self::Nothing | Self::NoId => None,
         }
     }
 }
@@ -60,6 +64,12 @@ impl Engine {
         match self.desired(slot, key, &entry) {
             Desired::Keep if entry.is_held() => self.reinstall(slot, key, entry, ops),
             Desired::Keep => {}
+            Desired::NoId => {
+                if entry.is_held() {
+                    self.reinstall(slot, key, entry, ops);
+                }
+                self.starve(slot, now);
+            }
             Desired::Nothing => self.remove(slot, key, entry, ops),
             Desired::Route(body, imports) => {
                 taken = sole(&imports);
@@ -206,6 +216,7 @@ impl Engine {
             (Outcome::Body(body), imports) => Desired::Route(body, imports),
             // FRR may announce the nexthop yet (fpm.md rule 5): what was programmed stays.
             (Outcome::Unresolved, _) => Desired::Keep,
+            (Outcome::NoId, _) => Desired::NoId,
             (Outcome::Nothing, _) if adopted && doubt => Desired::Keep,
             (Outcome::Nothing, _) => Desired::Nothing,
         }
@@ -299,9 +310,10 @@ impl Engine {
             resilient = resilient.or(import.resilience());
             imports.push(offer.import);
         }
-        let target = self.target(&Paths { hops: canonical(hops), resilient }, special, inline, now);
-        let Some(target) = target else {
-            return (if unresolved { Outcome::Unresolved } else { Outcome::Nothing }, imports);
+        let target = match self.target(&Paths { hops: canonical(hops), resilient }, special, inline, now) {
+            Ok(target) => target,
+            Err(Outcome::Nothing) if unresolved => return (Outcome::Unresolved, imports),
+            Err(outcome) => return (outcome, imports),
         };
         if let BodyTarget::Group(group) = target {
             self.shared_groups.insert(group);
@@ -316,17 +328,15 @@ impl Engine {
         special: Option<Special>,
         inline: bool,
         now: Option<GroupSlot>,
-    ) -> Option<BodyTarget> {
+    ) -> Result<BodyTarget, Outcome> {
         if paths.hops.is_empty() {
-            return special.map(BodyTarget::Special);
+            return special.map(BodyTarget::Special).ok_or(Outcome::Nothing);
         }
         if inline {
             let weight = |weight: u32| u16::try_from(weight).unwrap_or(u16::MAX);
-            return Some(BodyTarget::Inline(paths.hops.iter().map(|(hop, w)| (*hop, weight(*w))).collect()));
+            return Ok(BodyTarget::Inline(paths.hops.iter().map(|(hop, w)| (*hop, weight(*w))).collect()));
         }
-        let group = self.nexthops.intern(paths, now);
-        self.ids_exhausted = group.is_none();
-        group.map(BodyTarget::Group)
+        self.nexthops.intern(paths, now).map(BodyTarget::Group).ok_or(Outcome::NoId)
     }
 
     fn note_direct(&mut self, learned: &Learned) {
@@ -362,17 +372,20 @@ impl Engine {
         };
         let outcome = match self.target(&Paths { hops, resilient: import.resilience() }, special, inline, now)
         {
-            Some(target) => {
+            Ok(target) => {
                 let body = Body { preferred_source, ..Body::plain(target) };
                 Outcome::Body(self.bodies.intern(&body, &mut self.nexthops))
             }
-            None if resolved => Outcome::Nothing,
-            None => Outcome::Unresolved,
+            Err(Outcome::Nothing) if !resolved => Outcome::Unresolved,
+            Err(outcome) => outcome,
         };
         if inline {
             self.direct_ids.insert(id);
         } else {
-            self.views.insert(view, outcome);
+            // Ids come free without a word of FRR.
+            if outcome != Outcome::NoId {
+                self.views.insert(view, outcome);
+            }
             let known = self.views_of.entry(id).or_default();
             if !known.contains(&view) {
                 known.push(view);

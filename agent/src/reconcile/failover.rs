@@ -110,12 +110,11 @@ impl Engine {
                 }
             };
             let heir = Some(heir).filter(|heir| *heir != own);
-            if self.nexthops.evict(group, heir.as_ref()).is_none() {
-                self.ids_exhausted = true;
-            }
+            // Without an id for it the heir's routes are looked at one by one.
+            let inherited = self.nexthops.evict(group, heir.as_ref()).is_some();
             let bodies: FxHashSet<BodySlot> = self.bodies.using(&[group]).into_iter().collect();
             self.views.retain(|_, outcome| outcome.body().is_none_or(|body| !bodies.contains(&body)));
-            if !alone {
+            if !(alone && inherited) {
                 let rests = |entry: &Entry| bodies.contains(&entry.body);
                 let slots: Vec<Slot> =
                     self.held().filter(|(.., entry)| rests(entry)).map(|(slot, ..)| slot).collect();

@@ -193,7 +193,8 @@ pub struct Engine {
     shared_groups: FxHashSet<GroupSlot>,
     /// Groups whose routes rest in another one, and groups with a twin: never changed in place either.
     aliased_groups: FxHashSet<GroupSlot>,
-    ids_exhausted: bool,
+    /// Entries for whose routes there is no nexthop id.
+    starved: FxHashSet<Slot>,
     dirty_since: Option<Instant>,
     latency: Option<Duration>,
     stats: EngineStats,
@@ -245,7 +246,7 @@ impl Engine {
             room: BTreeSet::new(),
             shared_groups: FxHashSet::default(),
             aliased_groups: FxHashSet::default(),
-            ids_exhausted: false,
+            starved: FxHashSet::default(),
             dirty_since: None,
             latency: None,
             stats: EngineStats::default(),

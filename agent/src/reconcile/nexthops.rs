@@ -97,6 +97,8 @@ pub(super) struct Nexthops {
     ids: (u32, u32),
     next_id: u32,
     taken: FxHashSet<u32>,
+    /// Ids have come free.
+    freed: bool,
     /// Objects that carry our protocol and serve nothing: leftovers.
     orphans: FxHashSet<NexthopId>,
     protocol: u8,
@@ -128,6 +130,7 @@ impl Nexthops {
             ids,
             next_id: ids.0,
             taken: FxHashSet::default(),
+            freed: false,
             orphans: FxHashSet::default(),
             protocol,
         }
@@ -176,8 +179,9 @@ impl Nexthops {
             self.lodge(slot, set);
             return Some(slot);
         }
-        let id = self.allocate()?;
+        self.has_ids(&set.hops, 1).then_some(())?;
         let members = self.members(&set.hops)?;
+        let id = self.allocate()?;
         let state = GroupState {
             id,
             set: set.clone(),
@@ -214,12 +218,27 @@ impl Nexthops {
         });
         self.by_set.entry(state.set.clone()).or_default().push(slot);
         self.by_id.insert(state.id, Owned::Group(slot));
+        self.taken.remove(&state.id.0);
         self.unused.insert(slot);
         self.gateways_changed |= state.set.hops.len() > 1;
         if let Some(place) = self.groups.get_mut(slot as usize) {
             *place = Some(state);
         }
         slot
+    }
+
+    /// Whether ids are left for the hops of a set that are new, and for `more`. Asked before anything is made: half of a
+    /// group is of no use.
+    fn has_ids(&self, set: &HopSet, more: usize) -> bool {
+        let (first, last) = self.ids;
+        let new = set.iter().filter(|(hop, _)| !self.hop_index.contains_key(hop)).count() + more;
+        let used = self.by_id.len() + self.taken.iter().filter(|id| (first..=last).contains(*id)).count();
+        new == 0 || used + new <= last.saturating_sub(first) as usize + 1
+    }
+
+    /// Whether ids were freed since this was last asked.
+    pub(super) fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
     }
 
     fn members(&mut self, set: &HopSet) -> Option<SmallVec<[(HopSlot, u16); 2]>> {
@@ -252,6 +271,7 @@ impl Nexthops {
         });
         self.hop_index.insert(state.hop, slot);
         self.by_id.insert(state.id, Owned::Hop(slot));
+        self.taken.remove(&state.id.0);
         if let Some(place) = self.hops.get_mut(slot as usize) {
             *place = Some(state);
         }
@@ -301,6 +321,7 @@ impl Nexthops {
     }
 
     fn retarget(&mut self, slot: GroupSlot, set: &Paths) -> Option<()> {
+        self.has_ids(&set.hops, 0).then_some(())?;
         let members = self.members(&set.hops)?;
         let group = self.group_mut(slot)?;
         group.adopted = false;
@@ -380,7 +401,10 @@ impl Nexthops {
                 self.dirty_groups.insert(slot);
                 if was { vec![slot] } else { Vec::new() }
             }
-            None => Vec::new(),
+            None => {
+                self.freed |= self.taken.remove(&id.0);
+                Vec::new()
+            }
         }
     }
 
@@ -472,6 +496,7 @@ impl Nexthops {
         self.hop_index.remove(&state.hop);
         self.by_id.remove(&state.id);
         self.free_hops.push(slot);
+        self.freed = true;
         if state.present {
             push(RouteOp::DelNexthop(state.id), NexthopOp::Delete);
         }
@@ -485,6 +510,7 @@ impl Nexthops {
             let Some(place) = self.groups.get_mut(*slot as usize) else { continue };
             let Some(group) = place.take() else { continue };
             self.by_id.remove(&group.id);
+            self.freed = true;
             self.unindex(&group.set, *slot);
             self.dirty_groups.remove(slot);
             self.lodging.remove(slot);
@@ -497,6 +523,7 @@ impl Nexthops {
         }
         for id in self.orphans.drain() {
             self.taken.remove(&id.0);
+            self.freed = true;
             push(RouteOp::DelNexthop(id), NexthopOp::Delete);
         }
         unused

@@ -140,12 +140,20 @@ impl Engine {
         }
     }
 
+    /// There is no nexthop id for what an entry should be: what stands there stays until one is free.
+    pub(super) fn starve(&mut self, slot: Slot, now: Instant) {
+        let text = "all nexthop ids of the owned range are in use: widen ownership.nexthopIDs";
+        self.fail(slot, libc::ENOSPC, text.to_owned(), now);
+        self.starved.insert(slot);
+    }
+
     /// Nothing is wrong with an entry any more.
     pub(super) fn forgive(&mut self, slot: Slot) {
         if self.rib.entry(slot).is_none_or(|(.., entry)| entry.flags & FAILED == 0) {
             return;
         }
         self.edit(slot, |entry| entry.flags &= !FAILED);
+        self.starved.remove(&slot);
         if let Some(failure) = self.failures.remove(&slot) {
             self.retries.remove(&(failure.retry_at, slot));
         }

@@ -438,10 +438,4 @@ impl Engine {
         }
         (missing, sample)
     }
-
-    /// Whether the range of nexthop ids is used up.
-    #[must_use]
-    pub fn ids_exhausted(&self) -> bool {
-        self.ids_exhausted
-    }
 }

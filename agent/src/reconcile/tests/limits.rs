@@ -168,3 +168,59 @@ fn a_burst_without_end_is_written_all_the_same() {
     bench.say(&burst(fed, 10));
     assert_eq!(bench.fib(254).len(), fed + 10);
 }
+
+/// A node whose range holds so few nexthop ids, four gateways, and a group of the first two.
+fn with_ids(count: u32) -> Bench {
+    let mut bench = Bench::new(vec![import(5000, 254)]);
+    bench.intent.config.nexthop_ids = (4_200_000_000, 4_200_000_000 + count - 1);
+    bench.restart();
+    bench.connect(PID);
+    bench.say(&[
+        hop(11, "10.0.1.1", 2),
+        hop(12, "10.0.1.2", 2),
+        hop(13, "10.0.2.1", 3),
+        hop(14, "10.0.2.2", 3),
+    ]);
+    bench.say(&[group(20, &[(11, 1), (12, 1)])]);
+    bench
+}
+
+fn starving(bench: &Bench) -> bool {
+    bench.engine.refused(9).iter().any(|text| text.contains("ownership.nexthopIDs"))
+}
+
+#[test]
+fn a_route_that_moves_to_what_has_no_id_stays_until_one_is_free() {
+    for ids in [4, 5] {
+        // A gateway by itself takes two: its object, and the group. The fifth alone is of no use.
+        let mut bench = with_ids(ids);
+        bench.say(&[route("10.1.0.0/24", 11), route("10.3.0.0/24", 13), route("10.5.0.0/24", 11)]);
+        bench.replayed();
+        bench.say(&[route("10.1.0.0/24", 14)]);
+        assert_eq!(bench.via("10.1.0.0/24"), ["10.0.1.1"], "with {ids} ids");
+        assert_eq!((bench.engine.counts().failed, starving(&bench)), (1, true));
+        assert_eq!(bench.kernel.nexthops.len(), 4, "nothing is made by halves");
+        bench.say(&[withdraw("10.3.0.0/24")]);
+        assert_eq!(bench.via("10.1.0.0/24"), ["10.0.2.2"], "without waiting for time or FRR");
+        assert_eq!((bench.engine.counts().failed, starving(&bench)), (0, false));
+    }
+}
+
+#[test]
+fn what_is_refused_for_lack_of_ids_comes_when_some_are_free() {
+    let mut bench = with_ids(4);
+    bench.say(&[route("10.1.0.0/24", 11), route("10.2.0.0/24", 12)]);
+    bench.say(&[route("10.4.0.0/24", 14), route("10.6.0.0/24", 20)]);
+    bench.replayed();
+    assert!(bench.via("10.4.0.0/24").is_empty() && bench.via("10.6.0.0/24").is_empty());
+    let rows = bench.rows("10.4.0.0/24");
+    assert_eq!((rows[0].state, bench.engine.counts().failed), (RouteState::Failed, 2));
+    // An evaluation that needs no id says nothing of those that do.
+    bench.say(&[route("10.7.0.0/24", 12)]);
+    assert!(starving(&bench));
+    bench.say(&[withdraw("10.1.0.0/24")]);
+    bench.wait(61);
+    assert_eq!(bench.fib(254).len() + usize::from(starving(&bench)), 4, "{:?}", bench.engine.refused(9));
+    bench.say(&[withdraw("10.4.0.0/24"), withdraw("10.6.0.0/24")]);
+    assert!(!starving(&bench));
+}
