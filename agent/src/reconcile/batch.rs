@@ -71,7 +71,8 @@ impl Engine {
         }
         self.emit_nexthops(&mut ops, now);
         while ops.ops.len() < MAX_BATCH {
-            if !self.room.is_empty() {
+            // What waits goes first: then it is known how much room there is.
+            while self.queue.is_empty() && self.has_room {
                 self.use_room(now);
             }
             let some: SmallVec<[Slot; AT_ONCE]> =

@@ -70,10 +70,8 @@ impl Engine {
             if let Some(accepted) = self.accepted.get_mut(usize::from(import)) {
                 *accepted = accepted.saturating_sub(1);
             }
-            // There is room again for what was rejected.
-            if self.limited.contains(&import) && !self.frozen.contains(&import) {
-                self.room.insert(import);
-            }
         }
+        // There may be room again for what was turned away, by this import or, at the node's limit, by any.
+        self.has_room |= !self.limited.is_empty();
     }
 }

@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 use super::bodies::{Body, BodySlot, BodyTarget, NO_BODY};
 use super::nexthops::{GroupSlot, Paths};
 use super::{ADOPTED, CHANGED, DIRTY, Engine, Entry, FAILED, IN_FLIGHT, INSTALLED, Key, Ops, Pending, View};
-use crate::intent::types::OnLimit;
 use crate::model::ops::RouteOp;
 use crate::model::{Family, RouteTarget, Special};
 use crate::plan::{ImportPlan, Rejection};
@@ -228,13 +227,13 @@ impl Engine {
         let counted = self.contribution(entry.contribution);
         let current = self.rib.generation();
         let mut offers: SmallVec<[Offer; 2]> = SmallVec::new();
-        let (mut doubt, mut hit_limit) = (false, SmallVec::<[u16; 2]>::new());
+        let (mut doubt, mut hit_limit) = (false, SmallVec::<[(u16, Slot); 2]>::new());
         for (index, import) in self.plan.imports_into(table, metric) {
             if !import.writes_to(table, metric, &key.1) || (import.waits && !entry.is_held()) {
                 continue;
             }
             let held = self.held.get(usize::from(index)).copied().unwrap_or(false);
-            let Some((_, learned)) = self.rib.learned_from(slot, import.import.from_table) else {
+            let Some((at, learned)) = self.rib.learned_from(slot, import.import.from_table) else {
                 doubt |= held;
                 continue;
             };
@@ -245,18 +244,14 @@ impl Engine {
                 continue;
             }
             if !counted.contains(&index) && self.is_full(index, import) {
-                hit_limit.push(index);
+                hit_limit.push((index, at));
                 // While an earlier agent's routes are confirmed, those in the kernel go before new ones.
                 continue;
             }
             offers.push(Offer { import: index, learned });
         }
-        for index in hit_limit {
-            self.limited.insert(index);
-            if self.plan.imports.get(usize::from(index)).is_some_and(|i| i.import.on_limit == OnLimit::Freeze)
-            {
-                self.frozen.insert(index);
-            }
+        for (index, at) in hit_limit {
+            self.turn_away(index, at);
         }
         (offers, doubt)
     }
@@ -266,12 +261,7 @@ impl Engine {
     }
 
     pub(super) fn is_full(&self, index: u16, import: &ImportPlan) -> bool {
-        let accepted = self.accepted.get(usize::from(index)).copied().unwrap_or(0);
-        self.frozen.contains(&index) || accepted >= import.import.max_routes || self.node_is_full()
-    }
-
-    fn node_is_full(&self) -> bool {
-        self.accepted.iter().sum::<u64>() >= self.plan.max_routes_per_node
+        self.room_for(index, import) == 0
     }
 
     /// Unites what the imports offer.
@@ -497,26 +487,6 @@ impl Engine {
         }
     }
 
-    /// Looks again at what full imports rejected, now that there is room.
-    pub(super) fn use_room(&mut self, now: Instant) {
-        let room = std::mem::take(&mut self.room);
-        let mut rejected = Vec::new();
-        for index in room {
-            let Some(import) = self.plan.imports.get(usize::from(index)) else { continue };
-            self.limited.remove(&index);
-            let from = import.import.from_table;
-            for (slot, _, prefix, _) in self.rib.iter().filter(|(_, table, ..)| *table == from) {
-                let target = import.target(&prefix);
-                if self.held_beside(slot, target).is_none() {
-                    rejected.push((slot, target));
-                }
-            }
-        }
-        for (slot, target) in rejected {
-            self.mark_beside(slot, target, now);
-        }
-    }
-
     /// Why an import does not take a learned route; `None` if it does.
     #[must_use]
     pub fn rejection(&self, import: &ImportPlan, index: u16, slot: Slot) -> Option<Rejection> {
@@ -538,15 +508,7 @@ impl Engine {
             return Some(Rejection::Replay);
         }
         let counted = held.is_some_and(|(_, entry)| self.contribution(entry.contribution).contains(&index));
-        if !counted && self.limited.contains(&index) {
-            let own = self.accepted.get(usize::from(index)).is_some_and(|n| *n >= import.import.max_routes);
-            return Some(if own || self.frozen.contains(&index) {
-                Rejection::Limit
-            } else {
-                Rejection::NodeLimit
-            });
-        }
-        None
+        self.limited.get(&index).filter(|_| !counted).map(|waiting| waiting.why)
     }
 }
 

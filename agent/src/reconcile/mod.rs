@@ -20,6 +20,7 @@ mod outcome;
 mod preview;
 mod queue;
 mod report;
+mod room;
 mod rules;
 mod tables;
 mod tally;
@@ -45,6 +46,7 @@ use self::feedback::Answers;
 use self::nexthops::{GroupSlot, NexthopOp, Nexthops};
 use self::queue::{Burst, Queue};
 pub use self::report::{Counts, ImportCounts, RouteList, RouteView, TableCounts};
+use self::room::Waiting;
 pub use self::rules::{RuleChanges, admissible, diff_rules, sort_for_deletion};
 use self::tally::{Judgements, Tallies};
 use crate::intent::types::Config;
@@ -153,8 +155,8 @@ pub struct Engine {
     accepted: Vec<u64>,
     /// Imports at whose limit new prefixes were rejected, until an edit (`onLimit: Freeze`).
     frozen: BTreeSet<u16>,
-    /// Imports whose `maxRoutes` rejected something since the last sweep over them.
-    limited: BTreeSet<u16>,
+    /// What imports turned away for lack of room.
+    limited: BTreeMap<u16, Waiting>,
     /// Imports that keep what was not announced again.
     held: Vec<bool>,
     views: FxHashMap<View, Outcome>,
@@ -187,8 +189,8 @@ pub struct Engine {
     audit_wanted: bool,
     /// Bodies that routes wait for: their group is not in the kernel.
     waiting: FxHashSet<BodySlot>,
-    /// Limited imports that have room again.
-    room: BTreeSet<u16>,
+    /// A limited import may have room again.
+    has_room: bool,
     /// Groups that routes use in ways that views do not cover: never changed in place.
     shared_groups: FxHashSet<GroupSlot>,
     /// Groups whose routes rest in another one, and groups with a twin: never changed in place either.
@@ -219,7 +221,7 @@ impl Engine {
             contribution_index: FxHashMap::default(),
             accepted: Vec::new(),
             frozen: BTreeSet::new(),
-            limited: BTreeSet::new(),
+            limited: BTreeMap::new(),
             held: Vec::new(),
             views: FxHashMap::default(),
             views_of: FxHashMap::default(),
@@ -243,7 +245,7 @@ impl Engine {
             nexthop_failures: BTreeMap::new(),
             audit_wanted: false,
             waiting: FxHashSet::default(),
-            room: BTreeSet::new(),
+            has_room: false,
             shared_groups: FxHashSet::default(),
             aliased_groups: FxHashSet::default(),
             starved: FxHashSet::default(),

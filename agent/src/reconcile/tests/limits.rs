@@ -1,6 +1,7 @@
 //! Bounds: of routes, and of the time for which the beginning of a burst waits for its end.
 
 use super::super::queue::{BURST, BURST_QUIET, BURST_WAIT};
+use super::super::room::REMEMBERED;
 use super::*;
 use crate::model::ops::RouteOp;
 
@@ -223,4 +224,91 @@ fn what_is_refused_for_lack_of_ids_comes_when_some_are_free() {
     assert_eq!(bench.fib(254).len() + usize::from(starving(&bench)), 4, "{:?}", bench.engine.refused(9));
     bench.say(&[withdraw("10.4.0.0/24"), withdraw("10.6.0.0/24")]);
     assert!(!starving(&bench));
+}
+
+/// The first `count` of 65,536 prefixes.
+fn many(count: u16) -> Vec<Update> {
+    let prefix = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        format!("100.{high}.{low}.0/24")
+    };
+    (0..count).map(|number| route(&prefix(number), 11)).collect()
+}
+
+fn withdraw_all(prefixes: &[IpNet]) -> Vec<Update> {
+    prefixes.iter().map(|prefix| withdraw(&prefix.to_string())).collect()
+}
+
+/// FRR says so much, and nothing more for a while.
+fn tell_all(bench: &mut Bench, updates: &[Update]) {
+    tell(bench, updates);
+    bench.now += BURST_QUIET;
+    bench.settle();
+}
+
+#[test]
+fn one_that_goes_has_one_of_the_others_looked_at() {
+    let mut limited = import(5000, 254);
+    limited.max_routes = 10;
+    let mut bench = Bench::new(vec![limited]);
+    tell_all(&mut bench, &[vec![hop(11, "10.0.1.1", 2)], many(6000)].concat());
+    for _ in 0..5 {
+        let gone = *bench.fib(254).keys().next().unwrap();
+        bench.engine.fpm_updates(&withdraw_all(&[gone]), bench.now);
+        let batch = bench.engine.next_batch(bench.now).expect("the withdrawal");
+        assert_eq!(batch.ops.len(), 1);
+        bench.apply(batch);
+        assert_eq!(bench.engine.backlog(), 0);
+        bench.engine.use_room(bench.now);
+        assert_eq!(bench.engine.backlog(), 1, "of six thousand");
+        bench.settle();
+        assert_eq!(bench.fib(254).len(), 10);
+        // It comes again, and is one of those that wait.
+        bench.say(&[route(&gone.to_string(), 11)]);
+        assert_eq!(bench.fib(254).len(), 10);
+    }
+}
+
+#[test]
+fn all_that_waits_comes_in_however_much_it_is() {
+    let mut limited = import(5000, 254);
+    limited.max_routes = 1500;
+    let (learned, room) = (2 * REMEMBERED + 1500, 1500);
+    let mut bench = Bench::new(vec![limited]);
+    let updates = [vec![hop(11, "10.0.1.1", 2)], many(u16::try_from(learned).unwrap())].concat();
+    tell_all(&mut bench, &updates);
+    // Some of those that wait go without ever having been in.
+    let waiting: Vec<IpNet> = bench.engine.rib().iter().map(|(_, _, prefix, _)| prefix).collect();
+    let fib = bench.fib(254);
+    let waiting: Vec<IpNet> = waiting.into_iter().filter(|prefix| !fib.contains_key(prefix)).collect();
+    tell_all(&mut bench, &withdraw_all(&waiting[..2000]));
+    tell_all(&mut bench, &withdraw_all(&waiting[5000..6000]));
+    let mut left = learned - 3000;
+    while left > 0 {
+        let fib: Vec<IpNet> = bench.fib(254).keys().copied().collect();
+        assert_eq!(fib.len(), left.min(room));
+        tell_all(&mut bench, &withdraw_all(&fib));
+        left -= fib.len();
+    }
+    assert!(bench.fib(254).is_empty());
+}
+
+#[test]
+fn room_on_the_node_is_for_every_import() {
+    let mut other = import(5001, 10500);
+    other.max_routes = 2;
+    let mut bench = Bench::new(vec![import(5000, 254), other]);
+    bench.intent.config.max_routes_per_node = 4;
+    bench.replan();
+    bench.say(&[vec![hop(11, "10.0.1.1", 2)], many(3)].concat());
+    for number in 1..4 {
+        let key = FpmKey::new(TableId(5001), net(&format!("100.80.{number}.0/24")));
+        bench.say(&[Update::Route(Route::by_nexthop(key, Protocol::BGP, FpmId(11)))]);
+    }
+    assert_eq!((bench.fib(254).len(), bench.fib(10500).len()), (3, 1));
+    assert_eq!(bench.engine.counts().rejected.get(reason::MAX_ROUTES_PER_NODE), Some(&2));
+    bench.say(&[withdraw("100.0.0.0/24")]);
+    assert_eq!((bench.fib(254).len(), bench.fib(10500).len()), (2, 2));
+    bench.say(&[withdraw("100.0.1.0/24"), withdraw("100.0.2.0/24")]);
+    assert_eq!((bench.fib(254).len(), bench.fib(10500).len()), (0, 2), "its own limit holds");
 }
