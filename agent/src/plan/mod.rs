@@ -21,7 +21,9 @@ use smallvec::SmallVec;
 
 pub use self::facts::NodeFacts;
 pub(crate) use self::rules::port_selectors;
-use crate::intent::types::{Allowed, AutoProtect, DefaultRoute, Import, Intent, ObjectRef, PrefixMatch, Vrf};
+use crate::intent::types::{
+    Allowed, AutoProtect, DefaultRoute, Import, Intent, ObjectRef, PrefixMatch, Vrf, VrfMode,
+};
 use crate::model::devices::Devices;
 use crate::model::{Family, KernelRoute, Link, Resilience, RouteKey, Rule, TABLE_MAIN};
 use crate::rib::{HopSet, canonical};
@@ -167,8 +169,8 @@ pub struct ImportPlan {
     inline_default: bool,
     /// Why nothing of it is programmed, if so.
     pub blocked: Option<&'static str>,
-    /// It goes into the table of a VRF, which zebra may write too, as its first replay will tell: until then nothing new
-    /// is written.
+    /// It goes into the table of a VRF device, which zebra may write too, as its first replay will tell: until then nothing
+    /// new is written.
     pub waits: bool,
     /// What zebra writes into `from.table` forwards nothing by itself (`zebra -R`): main and the tables of VRF
     /// devices do.
@@ -357,9 +359,10 @@ fn is_of_device(table: u32, links: &Links) -> bool {
     links.values().any(|link| link.vrf_table == Some(table))
 }
 
-/// Whether a table is that of a VRF, by its device or by a manifest.
+/// Whether a table is that of a VRF device, there or to come: such a device is a VRF of FRR's, too.
 fn is_vrf(table: u32, intent: &Intent, links: &Links) -> bool {
-    is_of_device(table, links) || intent.vrfs.iter().any(|vrf| vrf.table == table)
+    let by_manifest = |vrf: &Vrf| vrf.table == table && vrf.mode != VrfMode::TableOnly;
+    is_of_device(table, links) || intent.vrfs.iter().any(by_manifest)
 }
 
 impl ImportPlan {

@@ -141,7 +141,7 @@ words! {
     RETURN_PATH = "ReturnPath", "Leads replies to the programs where no working route would.";
     NO_USABLE_LINK = "NoUsableLink", "None of its interfaces is up with carrier, or the kernel has not answered yet.";
     NEXTHOP_UNRESOLVED = "NexthopUnresolved", "FRR announced no usable nexthop for it, or an id that it never announced.";
-    REPLAY_INCOMPLETE = "ReplayIncomplete", "FRR's first replay has not ended: it may show that zebra writes the VRF's table itself.";
+    REPLAY_INCOMPLETE = "ReplayIncomplete", "FRR's first replay has not ended: it may show that zebra writes the VRF device's table itself.";
     FEED_LOST = "FeedLost", "FRR no longer confirms it; kept until `onFeedLoss` ends.";
     OBSERVE_ONLY = "ObserveOnly", "The import observes; FRR writes the route itself.";
     NO_IMPORT = "NoImport", "No `RouteImport` takes routes of its table.";

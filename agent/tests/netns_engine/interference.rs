@@ -180,7 +180,7 @@ fn a_table_with_a_route_of_zebra_stays_its_own() -> Result<()> {
         "apiVersion: backtrail.dev/v1alpha1
 kind: VRFAttachment
 metadata: {name: red}
-spec: {vrf: {name: red, table: 10001}}
+spec: {vrf: {name: red, table: 10001, mode: Adopt}}
 ---
 apiVersion: backtrail.dev/v1alpha1
 kind: RouteImport
