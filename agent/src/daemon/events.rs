@@ -162,12 +162,6 @@ impl Agent {
             }
             Notification::Settings => self.todo.environment = true,
             Notification::Neighbour(neighbour) => {
-                let (ifindex, address) = (neighbour.ifindex, neighbour.address);
-                // Before 5.16 no entry is managed, and its changes tell nothing.
-                let was = self.observed.neighbour(ifindex, address).is_some_and(|was| was.managed);
-                if was && !neighbour.managed {
-                    self.todo.environment |= self.environment.neighbour_gone(ifindex, address);
-                }
                 let state = Some(neighbour.state);
                 self.on_neighbour(neighbour.ifindex, neighbour.address, state, now);
             }
