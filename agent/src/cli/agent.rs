@@ -46,6 +46,9 @@ pub struct AgentArgs {
     /// Addresses or networks of the cluster's nodes, likewise, but imports may bring routes to them
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
     node_cidrs: Vec<IpNet>,
+    /// FRR's run directory: bfdd of FRR before 10.2 tells there which gateways have failed
+    #[arg(long, value_name = "DIR", default_value = "/var/run/frr")]
+    frr_run_dir: PathBuf,
     /// What to log: a level, or directives such as `info,backtrail::kernel=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     log_level: String,
@@ -119,6 +122,7 @@ impl AgentArgs {
             state_dir: absolute("--state-dir", &self.dirs.state_dir)?,
             bpffs: absolute("--bpffs", &self.dirs.bpffs)?,
             sysctls: absolute("--sysctls", &self.dirs.sysctls)?,
+            frr_run_dir: absolute("--frr-run-dir", &self.frr_run_dir)?,
             fpm_listen: self.fpm_listen,
             metrics_listen: self.metrics_listen,
             node_name: node_name(self.node_name)?,

@@ -220,6 +220,9 @@ impl Agent {
         for ifindex in &flushed {
             self.environment.link_flushed(*ifindex);
         }
+        if !self.failed_sessions.is_empty() {
+            self.judge_sessions(now);
+        }
         let (lost, back) = self.outages.update(self.observed.links(), now);
         for ifindex in lost {
             let interface = self.observed.name(ifindex).unwrap_or_default();

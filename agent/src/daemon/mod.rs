@@ -7,6 +7,7 @@
 mod answer;
 mod apply;
 mod backoff;
+mod bfd;
 mod compare;
 mod drift;
 mod environment;
@@ -177,6 +178,7 @@ struct Agent {
     fpm_server: Option<Server>,
     fpm_feedback: Option<FeedbackSender>,
     frr: Frr,
+    failed_sessions: BTreeSet<bfd::Session>,
     conditions: ConditionSet,
     drift: DriftLog,
     /// When a gateway's change was notified whose groups are not acknowledged yet.
@@ -218,6 +220,8 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
     tokio::spawn(control::serve(endpoint.listen()?, calls_in.clone()));
     serve_metrics(&options, &metrics).await;
     let (reports_in, mut reports) = mpsc::channel::<Report>(8);
+    let (bfd_in, mut sessions) = mpsc::channel(64);
+    tokio::spawn(bfd::follow(options.frr_run_dir.join(bfd::SOCKET), bfd_in));
     let (mut agent, mut notifications, mut done) =
         Agent::start(options, metrics, reports_in, calls_in).await?;
     let mut signals = Signals::new()?;
@@ -235,6 +239,7 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
                     agent.on_notification(next).await;
                 }
             }
+            Some(told) = sessions.recv() => agent.on_bfd(told),
             Some(report) = reports.recv() => agent.on_report(report),
             opened = agent.steering.opening() => {
                 agent.steering.opened(opened, Instant::now());
@@ -373,6 +378,7 @@ impl Agent {
             fpm_server: None,
             fpm_feedback: None,
             frr: Frr::new(now),
+            failed_sessions: BTreeSet::new(),
             conditions: ConditionSet::default(),
             drift: DriftLog::default(),
             failover_since: None,

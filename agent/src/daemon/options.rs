@@ -28,6 +28,8 @@ pub struct AgentOptions {
     pub bpffs: PathBuf,
     /// Where sysctls are written: `/proc/sys`, or a folder that shows its `net` where that is read-only.
     pub sysctls: PathBuf,
+    /// FRR's run directory, with the sockets of its daemons; it need not exist.
+    pub frr_run_dir: PathBuf,
     /// Goes before `DataplaneConfig.spec.fpm.listen`.
     pub fpm_listen: Option<SocketAddr>,
     /// Where metrics are served.

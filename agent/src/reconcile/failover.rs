@@ -42,7 +42,26 @@ impl Engine {
 
     /// Gateways that are known not to answer, by ifindex.
     pub fn silent_gateways(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
-        self.nexthops.silent()
+        self.nexthops.silent().chain(self.nexthops.failed_sessions())
+    }
+
+    /// The gateways whose BFD session has failed, all of them. Returns whether that changes groups.
+    pub fn sessions_failed(
+        &mut self,
+        failed: &std::collections::BTreeSet<(u32, IpAddr)>,
+        now: Instant,
+    ) -> bool {
+        let before: Vec<(u32, IpAddr)> = self.nexthops.failed_sessions().collect();
+        let mended = before.into_iter().filter(|at| !failed.contains(at)).map(|at| (at, false));
+        let changes: Vec<_> = mended.chain(failed.iter().map(|at| (*at, true))).collect();
+        let mut concerns = false;
+        for (at, failed) in changes {
+            concerns |= self.nexthops.set_failed(at, failed);
+        }
+        if concerns {
+            self.settle_lodgers(now);
+        }
+        concerns
     }
 
     /// All neighbour entries, after a dump: what is not among them is not silent.

@@ -88,6 +88,8 @@ pub(super) struct Nexthops {
     usable: BTreeSet<u32>,
     /// (interface, gateway) whose neighbour entry has failed.
     silent: FxHashSet<(u32, IpAddr)>,
+    /// Gateways whose BFD session has failed.
+    failed: FxHashSet<(u32, IpAddr)>,
     /// Groups with lodgers.
     lodging: FxHashSet<GroupSlot>,
     /// [`Self::gateways`] may have changed since it was asked for.
@@ -123,6 +125,7 @@ impl Nexthops {
             free_groups: Vec::new(),
             usable: BTreeSet::new(),
             silent: FxHashSet::default(),
+            failed: FxHashSet::default(),
             lodging: FxHashSet::default(),
             gateways_changed: false,
             dirty_hops: FxHashSet::default(),

@@ -130,10 +130,12 @@ pub enum Daemon {
     Bgpd,
     /// Static routes.
     Staticd,
+    /// BFD.
+    Bfdd,
 }
 
 impl Daemon {
-    const ALL: [Self; 4] = [Self::Mgmtd, Self::Zebra, Self::Bgpd, Self::Staticd];
+    const ALL: [Self; 5] = [Self::Mgmtd, Self::Zebra, Self::Bgpd, Self::Staticd, Self::Bfdd];
 
     /// Name of its program.
     #[must_use]
@@ -143,6 +145,7 @@ impl Daemon {
             Self::Zebra => "zebra",
             Self::Bgpd => "bgpd",
             Self::Staticd => "staticd",
+            Self::Bfdd => "bfdd",
         }
     }
 }
@@ -162,6 +165,8 @@ pub struct FrrOptions {
     pub bgpd: String,
     /// Lines for staticd; the daemon is started where there are any.
     pub staticd: String,
+    /// bfdd's configuration; the daemon is started where there is any.
+    pub bfdd: String,
 }
 
 /// Running FRR. Its daemons are killed when it is dropped.
@@ -216,12 +221,19 @@ impl Frr {
             Daemon::Zebra | Daemon::Bgpd => true,
             Daemon::Mgmtd => self.install.has(daemon),
             Daemon::Staticd => !self.options.staticd.is_empty(),
+            Daemon::Bfdd => !self.options.bfdd.is_empty(),
         }
     }
 
     /// FRR says `/var/run`, which is an absolute link: seen from outside a root folder it would lead to the host's.
     fn run_dir(&self) -> String {
         format!("/run/frr/{}", self.pathspace)
+    }
+
+    /// Where its daemons have their sockets, as this program sees it.
+    #[must_use]
+    pub fn sockets(&self) -> PathBuf {
+        self.install.path(&self.run_dir())
     }
 
     fn make_folder(&self) -> Result<()> {
@@ -241,6 +253,7 @@ impl Frr {
             }
             Daemon::Zebra => self.options.zebra.clone(),
             Daemon::Bgpd => self.options.bgpd.clone(),
+            Daemon::Bfdd => self.options.bfdd.clone(),
             // Static routes are fed to the running daemon: from FRR 9 on it reads no file, mgmtd does.
             Daemon::Mgmtd | Daemon::Staticd => String::new(),
         }
@@ -257,7 +270,7 @@ impl Frr {
             // No telnet port.
             command.args(["-P", "0"]);
         }
-        if matches!(daemon, Daemon::Zebra | Daemon::Bgpd) {
+        if matches!(daemon, Daemon::Zebra | Daemon::Bgpd | Daemon::Bfdd) {
             command.args(["-f", &file]);
         }
         if daemon == Daemon::Zebra {

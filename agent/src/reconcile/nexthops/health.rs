@@ -60,9 +60,24 @@ impl Nexthops {
     /// The neighbour entry of a gateway failed, or answers (or is gone, so that nothing is known against it). Groups
     /// lose a silent member and get it back: one message for each. Returns whether that is news.
     pub(in crate::reconcile) fn set_silent(&mut self, ifindex: u32, gateway: IpAddr, silent: bool) -> bool {
-        let at = (ifindex, gateway);
-        let news = if silent { self.silent.insert(at) } else { self.silent.remove(&at) };
-        if !news {
+        self.judge(|this| &mut this.silent, (ifindex, gateway), silent)
+    }
+
+    /// The same of a gateway whose BFD session has failed, or no longer has.
+    pub(in crate::reconcile) fn set_failed(&mut self, at: (u32, IpAddr), failed: bool) -> bool {
+        self.judge(|this| &mut this.failed, at, failed)
+    }
+
+    fn judge(
+        &mut self,
+        list: fn(&mut Self) -> &mut FxHashSet<(u32, IpAddr)>,
+        at: (u32, IpAddr),
+        listed: bool,
+    ) -> bool {
+        let before = self.is_out(&at);
+        let list = list(self);
+        let _ = if listed { list.insert(at) } else { list.remove(&at) };
+        if self.is_out(&at) == before {
             return false;
         }
         let hops: FxHashSet<HopSlot> = self
@@ -79,6 +94,15 @@ impl Nexthops {
     /// Gateways that are known not to answer.
     pub(in crate::reconcile) fn silent(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
         self.silent.iter().copied()
+    }
+
+    /// Gateways whose BFD session has failed.
+    pub(in crate::reconcile) fn failed_sessions(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        self.failed.iter().copied()
+    }
+
+    fn is_out(&self, at: &(u32, IpAddr)) -> bool {
+        self.silent.contains(at) || self.failed.contains(at)
     }
 
     /// Looks again at the groups that list one of these hops.
@@ -106,7 +130,7 @@ impl Nexthops {
     }
 
     fn is_silent(&self, hop: &Hop) -> bool {
-        at_gateway(hop).is_some_and(|at| self.silent.contains(&at))
+        at_gateway(hop).is_some_and(|at| self.is_out(&at))
     }
 
     /// What of a set carries packets as things are: the rule of [`Self::carrying`], for sets without a group.

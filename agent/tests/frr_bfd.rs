@@ -1,0 +1,158 @@
+//! BFD sessions of FRR's bfdd, and what of them the agent makes.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use backtrail_lab::feeder::{announce, group, nexthop};
+use backtrail_lab::{
+    Agent, AgentOptions, Daemon, End, Feeder, Frr, FrrInstall, FrrOptions, Lab, Monitor, Namespace, Version,
+    fib, wait_until,
+};
+use serde_json::Value;
+
+const WAIT: Duration = Duration::from_secs(60);
+const ROUTES: u32 = 500;
+const MANIFESTS: &str = "apiVersion: backtrail.dev/v1alpha1
+kind: RouteImport
+metadata: {name: everything}
+spec:
+  from: {table: 5000, protocols: [BGP]}
+  into: {table: Main}
+  allowed: {mode: All}
+";
+/// What a gateway does that answers neighbour solicitation and forwards nothing.
+const DEAF: &str = "nft 'add table inet deaf; add chain inet deaf in { type filter hook input priority 0; }; \
+                    add rule inet deaf in udp dport 3784 drop'";
+
+/// A node with a gateway by each of two links.
+struct Net {
+    lab: Lab,
+    node: Namespace,
+    gateways: [Namespace; 2],
+}
+
+fn bfdd(peers: &[(String, String)]) -> FrrOptions {
+    let peers = peers.iter().map(|(peer, interface)| {
+        format!(
+            " peer {peer} interface {interface}\n  receive-interval 100\n  transmit-interval 100\n exit\n"
+        )
+    });
+    FrrOptions { bfdd: format!("bfd\n{}exit\n", peers.collect::<String>()), ..FrrOptions::default() }
+}
+
+impl Net {
+    fn new() -> Result<Self> {
+        let lab = Lab::new("bfd")?;
+        let node = lab.namespace("node")?;
+        let gateways = [lab.namespace("gateway0")?, lab.namespace("gateway1")?];
+        for (number, gateway) in gateways.iter().enumerate() {
+            let (theirs, ours) = (format!("198.18.{number}.1/24"), format!("198.18.{number}.2/24"));
+            lab.connect(
+                &End::new(gateway, "eth0", &[&theirs]),
+                &End::new(&node, &format!("up{number}"), &[&ours]),
+            )?;
+        }
+        Ok(Self { lab, node, gateways })
+    }
+
+    /// FRR on the node, and on both gateways.
+    fn frr(&self, install: &FrrInstall) -> Result<[Frr; 3]> {
+        let peers = [0, 1].map(|number| (format!("198.18.{number}.1"), format!("up{number}")));
+        let node = Frr::start(&self.lab, &self.node, install, bfdd(&peers))?;
+        let gateway = |number: usize| {
+            let peers = [(format!("198.18.{number}.2"), "eth0".to_owned())];
+            let gateway = self.gateways.get(number).context("two gateways")?;
+            Frr::start(&self.lab, gateway, install, bfdd(&peers))
+        };
+        let all = [node, gateway(0)?, gateway(1)?];
+        wait_until(WAIT, "both sessions are up", || {
+            let peers = all[0].json("show bfd peers json").unwrap_or_default();
+            let up = |peer: &&Value| peer["status"] == "up";
+            peers.as_array().into_iter().flatten().filter(up).count() == 2
+        })?;
+        Ok(all)
+    }
+
+    fn ifindex(&self, name: &str) -> Result<u32> {
+        Ok(self.node.run(&format!("ip -o link show {name} | cut -d: -f1"))?.trim().parse()?)
+    }
+
+    /// A session with the agent that announces routes by the group of both gateways.
+    fn feed(&self) -> Result<Feeder> {
+        let mut feeder = Feeder::connect(&self.node)?;
+        let gateway = |number: u8| IpAddr::from([198, 18, number, 1]);
+        feeder.send([
+            nexthop(11, gateway(0), self.ifindex("up0")?),
+            nexthop(12, gateway(1), self.ifindex("up1")?),
+            group(20, &[11, 12]),
+        ])?;
+        let prefixes = (0..ROUTES).map(|number| Ipv4Addr::from_bits(0x0a40_0000 + (number << 8)));
+        let prefixes = prefixes.map(|address| ipnet::Ipv4Net::new(address, 24).expect("24 is a length"));
+        feeder.send(prefixes.map(|net| announce(net, 20)))?;
+        Ok(feeder)
+    }
+
+    /// Waits until every route leaves by exactly these links.
+    fn wait_ways(&self, agent: &Agent, links: &[usize]) -> Result<()> {
+        let ways: BTreeSet<String> = links.iter().map(|n| format!("198.18.{n}.1 up{n}")).collect();
+        let all = || {
+            let fib = fib(&self.node, 4, 254).unwrap_or_default();
+            fib.len() == ROUTES as usize && fib.values().all(|found| *found == ways)
+        };
+        let waited = wait_until(WAIT, &format!("all routes by {links:?}"), all);
+        waited.map(drop).with_context(|| agent.log())
+    }
+}
+
+#[test]
+#[ignore = "needs root and FRR: cargo xtask test frr"]
+fn a_gateway_whose_session_fails_leaves_with_one_message() -> Result<()> {
+    let install = FrrInstall::host()?;
+    if install.version() >= Version(10, 2) {
+        println!(
+            "SKIPPED a_gateway_whose_session_fails_leaves_with_one_message: bfdd of FRR {} has no control socket",
+            install.version()
+        );
+        return Ok(());
+    }
+    let net = Net::new()?;
+    let mut frr = net.frr(&install)?;
+    let arguments = vec!["--frr-run-dir".to_owned(), frr[0].sockets().display().to_string()];
+    let options = AgentOptions { manifests: MANIFESTS.to_owned(), arguments, ..AgentOptions::default() };
+    let agent = Agent::start(&net.lab, &net.node, Path::new(env!("CARGO_BIN_EXE_backtrail")), options)?;
+    let _feeder = net.feed()?;
+    net.wait_ways(&agent, &[0, 1])?;
+    for _ in 0..2 {
+        let monitor = Monitor::start(&net.node)?;
+        net.gateways[0].run(DEAF)?;
+        net.wait_ways(&agent, &[1])?;
+        let (routes, objects): (Vec<_>, Vec<_>) =
+            monitor.ours()?.into_iter().partition(|line| line.contains("/24 "));
+        ensure!(objects.len() == 1 && routes.is_empty(), "{objects:?}, {} routes", routes.len());
+        let neighbour = net.node.run("ip neigh show 198.18.0.1 dev up0")?;
+        ensure!(neighbour.contains("lladdr"), "it answers all the while: {neighbour}");
+        net.gateways[0].run("nft delete table inet deaf")?;
+        net.wait_ways(&agent, &[0, 1])?;
+    }
+    // Without bfdd nothing is known against it; with the next one it is again.
+    net.gateways[0].run(DEAF)?;
+    net.wait_ways(&agent, &[1])?;
+    frr[0].kill(Daemon::Bfdd)?;
+    net.wait_ways(&agent, &[0, 1])?;
+    net.gateways[0].run("nft delete table inet deaf")?;
+    frr[0].restart(Daemon::Bfdd)?;
+    wait_until(WAIT, "bfdd is heard again", || {
+        agent.log().matches("bfdd tells of BFD sessions").count() == 2
+    })?;
+    // Taken down on purpose: no failure.
+    let peers = || frr[0].json("show bfd peers json").unwrap_or_default().to_string();
+    wait_until(WAIT, "both sessions are up", || peers().matches("\"status\":\"up\"").count() == 2)?;
+    frr[1].configure("bfd\npeer 198.18.0.2 interface eth0\nshutdown\n")?;
+    wait_until(WAIT, "one is down", || peers().matches("\"status\":\"down\"").count() == 1)?;
+    net.wait_ways(&agent, &[0, 1])?;
+    net.gateways[1].run(DEAF)?;
+    net.wait_ways(&agent, &[0])
+}
