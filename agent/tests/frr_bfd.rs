@@ -35,9 +35,10 @@ struct Net {
 }
 
 fn bfdd(peers: &[(String, String)]) -> FrrOptions {
+    // A busy machine may keep bfdd waiting for a second.
     let peers = peers.iter().map(|(peer, interface)| {
         format!(
-            " peer {peer} interface {interface}\n  receive-interval 100\n  transmit-interval 100\n exit\n"
+            " peer {peer} interface {interface}\n  detect-multiplier 5\n  receive-interval 300\n  transmit-interval 300\n exit\n"
         )
     });
     FrrOptions { bfdd: format!("bfd\n{}exit\n", peers.collect::<String>()), ..FrrOptions::default() }
