@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// The kernel's main routing table (`RT_TABLE_MAIN`, include/uapi/linux/rtnetlink.h).
 pub const TABLE_MAIN: u32 = 254;
+/// RT_TABLE_LOCAL: the addresses of the node, the kernel's own.
+pub const TABLE_LOCAL: u32 = 255;
 
 /// Address family of a rule or a nexthop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -124,15 +124,16 @@ impl Environment {
         if !self.observe_rules(band, metrics).await {
             return;
         }
-        let former = self.in_force.take();
-        let in_force = former.clone().unwrap_or_else(|| self.own_rules().collect());
+        let known = self.in_force.is_some();
+        let in_force = self.in_force.take().unwrap_or_else(|| self.own_rules().collect());
         let (admitted, held) = admissible(&desired.rules, &in_force, &self.foreign_rules);
         self.refused_rules = held;
         let changes = self.rule_changes(&admitted);
-        if let Some(former) = &former {
-            let removed = changes.add.iter().filter(|rule| former.contains(rule));
+        // What an earlier agent left is nobody's deed.
+        if known {
+            let removed = changes.add.iter().filter(|rule| in_force.contains(rule));
             let added =
-                changes.delete.iter().filter(|rule| !former.contains(rule) || admitted.contains(rule));
+                changes.delete.iter().filter(|rule| !in_force.contains(rule) || admitted.contains(rule));
             let mended = (removed.count() + added.count()) as u64;
             self.mended += mended;
             metrics.reconcile.drift_mended.get_or_create(&Cause { cause: "rule" }).inc_by(mended);

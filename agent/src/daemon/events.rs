@@ -220,9 +220,6 @@ impl Agent {
         for ifindex in &flushed {
             self.environment.link_flushed(*ifindex);
         }
-        if !self.failed_sessions.is_empty() {
-            self.judge_sessions(now);
-        }
         let (lost, back) = self.outages.update(self.observed.links(), now);
         for ifindex in lost {
             let interface = self.observed.name(ifindex).unwrap_or_default();
@@ -235,6 +232,9 @@ impl Agent {
         }
         self.engine.links_flushed(&flushed, now);
         self.engine.set_usable_links(self.observed.usable(), now);
+        if !self.failed_sessions.is_empty() {
+            self.judge_sessions(now);
+        }
         self.routes_changed();
         self.todo = Todo { plan: true, steering: true, environment: true, survey: true };
     }

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Packet, Step, StepKind, World, owner, protocol_name};
-use crate::model::{Hop, KernelRoute, Link, NexthopBody, RouteTarget, Rule, RuleAction, Special};
-
-/// Table of local addresses (RT_TABLE_LOCAL).
-const TABLE_LOCAL: u32 = 255;
+use crate::model::{
+    Hop, KernelRoute, Link, NexthopBody, RouteTarget, Rule, RuleAction, Special, TABLE_LOCAL,
+};
 
 /// Where a walk ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::wire::{
 use super::{KernelError, nexthop, route};
 use crate::model::devices::Taken;
 use crate::model::{
-    Family, KernelRoute, Link, NexthopBody, NexthopId, NexthopObject, RouteTarget, TABLE_MAIN,
+    Family, KernelRoute, Link, NexthopBody, NexthopId, NexthopObject, RouteTarget, TABLE_LOCAL, TABLE_MAIN,
 };
 
 /// RTPROT_BOOT, RTPROT_STATIC and RTPROT_DHCP: routes that nobody puts back when the kernel drops them. Those of
@@ -28,7 +28,6 @@ const ORPHANS: [u8; 3] = [3, 4, 16];
 const KERNELS: [u8; 2] = [2, 9];
 /// RTPROT_UNSPEC: what `ip nexthop` gives objects.
 const UNSPECIFIED: u8 = 0;
-const TABLE_LOCAL: u32 = 255;
 
 /// Length of `struct ifaddrmsg`: family, prefix length, flags, scope, index (4 bytes).
 const IFADDRMSG: usize = 8;
