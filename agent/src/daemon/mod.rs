@@ -221,7 +221,7 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
     serve_metrics(&options, &metrics).await;
     let (reports_in, mut reports) = mpsc::channel::<Report>(8);
     let (bfd_in, mut sessions) = mpsc::channel(64);
-    tokio::spawn(bfd::follow(options.frr_run_dir.join(bfd::SOCKET), bfd_in));
+    tokio::spawn(bfd::follow(options.frr_run_dir.clone(), bfd_in));
     let (mut agent, mut notifications, mut done) =
         Agent::start(options, metrics, reports_in, calls_in).await?;
     let mut signals = Signals::new()?;
@@ -239,7 +239,7 @@ async fn run_async(options: AgentOptions) -> anyhow::Result<()> {
                     agent.on_notification(next).await;
                 }
             }
-            Some(told) = sessions.recv() => agent.on_bfd(told),
+            Some(failed) = sessions.recv() => agent.on_bfd(failed),
             Some(report) = reports.recv() => agent.on_report(report),
             opened = agent.steering.opening() => {
                 agent.steering.opened(opened, Instant::now());

@@ -233,7 +233,14 @@ fn every_way_to_install_is_taken_by_the_server() -> Result<()> {
     let Some(cluster) = installed("ways")? else { return Ok(()) };
     let server = &cluster.server;
     bring_others(server)?;
-    for folder in ["base", "overlays/monitoring", "overlays/cri-o", "overlays/standalone-frr", "cleanup"] {
+    for folder in [
+        "base",
+        "overlays/monitoring",
+        "overlays/cri-o",
+        "overlays/host-frr",
+        "overlays/standalone-frr",
+        "cleanup",
+    ] {
         let path = argument(&format!("kustomize/{folder}"));
         server.kubectl(&["apply", "--warnings-as-errors", "--kustomize", &path])?;
         server.kubectl(&["apply", "--server-side", "--force-conflicts", "--kustomize", &path])?;

@@ -74,6 +74,7 @@ fn helm_and_kustomize_say_the_same() -> Result<()> {
         (&[][..], "base"),
         (&["--set", "metrics.expose=true,metrics.monitoring=true"], "overlays/monitoring"),
         (&["--set", "seccompProfile.type=Unconfined"], "overlays/cri-o"),
+        (&["--set", "frr.runDir=/var/run/frr"], "overlays/host-frr"),
     ] {
         // Helm itself makes the release's namespace.
         let all = [values, &["--set", "namespace.create=true"]].concat();
@@ -106,6 +107,7 @@ fn helm_and_kustomize_say_the_same() -> Result<()> {
         "image.repositry=x",
         "capabilities={SYS_ADMIN,NET_ADMIN}",
         "maxUnavailable=0",
+        "frr.runDir=run/frr",
     ] {
         ensure!(render(&["--set", bad]).is_err(), "the schema takes {bad}");
     }
