@@ -14,9 +14,36 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::{Agent, RETRY_EVERY};
+use crate::model::Link;
+use crate::plan::Links;
 
-/// A session: the peer, and the interface that it is bound to.
-pub(super) type Session = (IpAddr, Option<String>);
+/// A BFD session.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Session {
+    peer: IpAddr,
+    /// The interface that it is bound to.
+    interface: Option<String>,
+    /// FRR's name for its VRF.
+    vrf: Option<String>,
+}
+
+impl Session {
+    /// Whether its peer is a neighbour on `link`. One that is bound to no interface stands for the peer on every link of its
+    /// VRF whose networks it is in.
+    fn is_by(&self, link: &Link, links: &Links) -> bool {
+        if let Some(name) = &self.interface {
+            return *name == link.name;
+        }
+        let in_vrf = |vrf: &Link| link.master == Some(vrf.ifindex);
+        let mut devices = links.values().filter(|link| link.vrf_table.is_some());
+        // FRR's default VRF has no device, by whatever name.
+        let here = match devices.clone().find(|device| self.vrf.as_ref() == Some(&device.name)) {
+            Some(vrf) => in_vrf(vrf),
+            None => !devices.any(in_vrf),
+        };
+        here && link.addresses.iter().any(|address| address.net.contains(&self.peer))
+    }
+}
 
 /// FRR answers at once, or is as good as dead.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -131,25 +158,21 @@ impl Agent {
         if failed == self.failed_sessions {
             return;
         }
-        for (peer, interface) in failed.difference(&self.failed_sessions) {
-            tracing::info!(%peer, ?interface, "a BFD session has failed");
+        for Session { peer, interface, vrf } in failed.difference(&self.failed_sessions) {
+            tracing::info!(%peer, ?interface, ?vrf, "a BFD session has failed");
         }
         self.failed_sessions = failed;
         self.judge_sessions(Instant::now());
     }
 
-    /// Tells the engine which gateways have a BFD session that has failed. One that is bound to no interface stands for the
-    /// peer on every link whose networks it is in.
+    /// Tells the engine which gateways have a BFD session that has failed.
     pub(super) fn judge_sessions(&mut self, now: Instant) {
         let links = self.observed.links();
         let paths: BTreeSet<(u32, IpAddr)> = links
             .values()
             .flat_map(|link| {
-                let failed = self.failed_sessions.iter().filter(move |(peer, interface)| {
-                    let near = || link.addresses.iter().any(|address| address.net.contains(peer));
-                    interface.as_ref().map_or_else(near, |name| *name == link.name)
-                });
-                failed.map(|(peer, _)| (link.ifindex, *peer))
+                let failed = self.failed_sessions.iter().filter(|session| session.is_by(link, links));
+                failed.map(|session| (link.ifindex, session.peer))
             })
             .collect();
         self.todo.plan |= !self.engine.plan().watched_gateways.is_empty();
@@ -163,6 +186,37 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Address;
+
+    #[test]
+    fn a_session_is_of_its_interface_or_of_its_vrf() {
+        let link = |ifindex, name: &str, vrf_table: Option<u32>, master| {
+            let address = Address::plain("10.0.0.2/24".parse().unwrap());
+            let addresses = if vrf_table.is_some() { Vec::new() } else { vec![address] };
+            (ifindex, Link { vrf_table, master, addresses, ..Link::ethernet(ifindex, name) })
+        };
+        let links = Links::from_iter([
+            link(1, "red", Some(10), None),
+            link(2, "blue", Some(11), None),
+            link(3, "eth0", None, None),
+            link(4, "eth1", None, Some(1)),
+            link(5, "eth2", None, Some(2)),
+            link(6, "br0", None, None),
+            link(7, "eth3", None, Some(6)),
+        ]);
+        for (peer, interface, vrf, by) in [
+            ("10.0.0.1", Some("eth1"), Some("default"), &[4][..]),
+            ("10.0.0.1", None, Some("red"), &[4]),
+            ("10.0.0.1", None, Some("default"), &[3, 6, 7]),
+            ("10.0.0.1", None, None, &[3, 6, 7]),
+            ("10.0.1.1", None, Some("blue"), &[]),
+        ] {
+            let name = |name: Option<&str>| name.map(str::to_owned);
+            let session = Session { peer: peer.parse().unwrap(), interface: name(interface), vrf: name(vrf) };
+            let found = links.values().filter(|link| session.is_by(link, &links));
+            assert_eq!(found.map(|link| link.ifindex).collect::<Vec<_>>(), by, "{session:?}");
+        }
+    }
 
     #[test]
     fn an_error_names_the_socket_and_what_helps() {
