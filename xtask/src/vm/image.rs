@@ -18,7 +18,8 @@ use crate::{cargo, tools};
 /// Programs that tests call, each with what the guest calls it by.
 const PROGRAMS: &[&str] = &[
     "sh", "chroot", "ip", "tc", "bridge", "ping", "nft", "tcpdump", "bpftool", "unshare", "sysctl", "cat",
-    "cut", "grep", "head", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true", "wc", "wg",
+    "cut", "grep", "head", "prlimit", "sed", "setpriv", "sleep", "sort", "tail", "timeout", "tr", "true",
+    "wc", "wg",
 ];
 /// Names of users, protocols and tables, which those programs read.
 const SETTINGS: &[&str] =
