@@ -161,6 +161,9 @@ impl Agent {
         for Session { peer, interface, vrf } in failed.difference(&self.failed_sessions) {
             tracing::info!(%peer, ?interface, ?vrf, "a BFD session has failed");
         }
+        for Session { peer, interface, vrf } in self.failed_sessions.difference(&failed) {
+            tracing::info!(%peer, ?interface, ?vrf, "a BFD session has failed no more");
+        }
         self.failed_sessions = failed;
         self.judge_sessions(Instant::now());
     }
