@@ -255,10 +255,12 @@ fn what_a_kill_kept_from_being_put_back_is_put_back_with_what_is_left_of_its_lif
     let metrics = [[12, 0, 8, 0], [8, 0, 11, 0], 20u32.to_ne_bytes()].concat();
     let head = [[2, 24, 0, 0], [100, 4, 0, 1], [0; 4], [8, 0, 1, 0], [198, 51, 100, 0]].concat();
     let route = hex(&[&head, &attributes, &metrics]);
-    let long_ago = uptime.saturating_sub(1000);
+    // A machine may have been up for seconds only.
+    let age = u32::try_from(uptime.min(1000))?;
+    let long_ago = uptime - u64::from(age);
     let lost = serde_json::json!([
-        { "kind": 20, "payload": address(1, 4900), "at": long_ago },
-        { "kind": 20, "payload": address(2, 900), "at": long_ago },
+        { "kind": 20, "payload": address(1, age + 3900), "at": long_ago },
+        { "kind": 20, "payload": address(2, age / 2), "at": long_ago },
         { "kind": 20, "payload": address(3, u32::MAX), "at": long_ago },
         { "kind": 24, "payload": route, "at": long_ago },
     ]);
