@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use backtrail_lab::feeder::{announce, group, nexthop};
 use backtrail_lab::{
     Agent, AgentOptions, Daemon, End, Feeder, Frr, FrrInstall, FrrOptions, Lab, Monitor, Namespace, Suite,
-    fib, wait_until, with_suite,
+    Version, fib, wait_until, with_suite,
 };
 use serde_json::Value;
 
@@ -142,14 +142,23 @@ fn a_gateway_whose_session_fails_leaves_with_one_message(install: &FrrInstall) -
         net.gateways[0].run(HEARING)?;
         net.wait_ways(&agent, &[0, 1])?;
     }
-    // Without bfdd nothing is known against it; with the next one it is again.
+    // zebra comes and goes without the sessions.
     net.gateways[0].run(DEAF)?;
     net.wait_ways(&agent, &[1])?;
+    let monitor = Monitor::start(&net.node)?;
+    frr[0].kill(Daemon::Zebra)?;
+    frr[0].restart(Daemon::Zebra)?;
+    let by_zebra = usize::from(install.version() >= Version(10, 2));
+    heard(&agent, 1 + by_zebra)?;
+    net.wait_ways(&agent, &[1])?;
+    let touched = monitor.ours()?;
+    ensure!(touched.is_empty(), "{touched:?}");
+    // Without bfdd nothing is known against it; with the next one it is again.
     frr[0].kill(Daemon::Bfdd)?;
     net.wait_ways(&agent, &[0, 1])?;
     net.gateways[0].run(HEARING)?;
     frr[0].restart(Daemon::Bfdd)?;
-    heard(&agent, 2)?;
+    heard(&agent, 2 + by_zebra)?;
     // Taken down on purpose: no failure.
     let peers = || frr[0].json("show bfd peers json").unwrap_or_default().to_string();
     wait_until(WAIT, "both sessions are up", || peers().matches("\"status\":\"up\"").count() == 2)?;
@@ -162,7 +171,7 @@ fn a_gateway_whose_session_fails_leaves_with_one_message(install: &FrrInstall) -
     drop(feeder);
     agent.kill()?;
     agent.run()?;
-    heard(&agent, 3)?;
+    heard(&agent, 3 + by_zebra)?;
     let monitor = Monitor::start(&net.node)?;
     let _feeder = net.feed()?;
     let programmed = || {

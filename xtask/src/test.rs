@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::ops::AddAssign;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -108,6 +109,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let mut making: Option<thread::JoinHandle<Result<bool>>> = None;
     for group in groups {
         let name = format!("{group:?}").to_lowercase();
+        let began = Instant::now();
         println!("\n=== {name} ===");
         // These wait for the kernel and FRR most of the time: what `kube` needs is made meanwhile, at low priority.
         if matches!(group, Group::Netns | Group::Frr) && groups.contains(&Group::Kube) {
@@ -128,7 +130,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
         if tally.passed + tally.failed + tally.skipped == 0 {
             tally += Tally::check(&name, Err(anyhow::anyhow!("the group has run nothing")));
         }
-        summary.push(format!("{name:8} {tally}"));
+        summary.push(format!("{name:8} {tally}; {} s", began.elapsed().as_secs()));
         total += tally;
     }
     for report in &total.reports {

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use self::bell::Bell;
+use self::vty::Vty;
 use super::{Agent, RETRY_EVERY};
 use crate::model::Link;
 use crate::plan::Links;
@@ -81,10 +83,19 @@ impl BfdError {
         Self::Ended { name, cause: io::Error::new(io::ErrorKind::InvalidData, what) }
     }
 
-    /// Whether no bfdd runs, which is no reason to tell anybody.
+    /// Whether no FRR runs, which is no reason to tell anybody.
     fn is_absence(&self) -> bool {
         let absent = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
         matches!(self, Self::Unreachable { cause, .. } if absent.contains(&cause.kind()))
+    }
+
+    /// Whether it is bfdd that is not there.
+    fn is_of_bfdd(&self) -> bool {
+        match self {
+            Self::Unreachable { socket, .. } => socket.ends_with(vty::SOCKET),
+            Self::Ended { name, .. } => *name == "bfdd",
+            Self::UnknownZebra => false,
+        }
     }
 }
 
@@ -110,9 +121,13 @@ pub(super) async fn follow(folder: PathBuf, out: mpsc::Sender<BTreeSet<Session>>
         let Err(error) = listen(&folder, &out).await else { return };
         let text = error.to_string();
         if !error.is_absence() && text != last {
-            tracing::warn!(%error, "nothing is known of BFD sessions");
+            tracing::warn!(%error, "no change of BFD sessions is heard of; looked again every {RETRY_EVERY:?}");
         }
         last = text;
+        // zebra comes and goes without them.
+        if error.is_of_bfdd() && out.send(BTreeSet::new()).await.is_err() {
+            return;
+        }
         tokio::select! {
             () = out.closed() => return,
             () = tokio::time::sleep(RETRY_EVERY) => {}
@@ -120,23 +135,20 @@ pub(super) async fn follow(folder: PathBuf, out: mpsc::Sender<BTreeSet<Session>>
     }
 }
 
+/// Ends well when nobody takes what is told.
 async fn listen(folder: &Path, out: &mpsc::Sender<BTreeSet<Session>>) -> Result<(), BfdError> {
-    // Where there is no bfdd, zebra is not troubled.
-    let bfdd = vty::Vty::connect(folder).await?;
-    let bell = bell::Bell::connect(folder).await?;
+    // Where there is no bfdd, zebra is not troubled; while there is no zebra, bfdd is heard all the same.
+    let mut bfdd = Vty::connect(folder).await?;
+    if out.send(bfdd.failed_sessions().await?).await.is_err() {
+        return Ok(());
+    }
+    let bell = Bell::connect(folder).await?;
     tracing::info!(by = bell.daemon(), "BFD sessions are heard of");
-    let ended = tell(bfdd, bell, out).await;
-    // Taken by nobody only where the agent ends.
-    out.send(BTreeSet::new()).await.ok();
-    ended
+    tell(bfdd, bell, out).await
 }
 
 /// Ends well when nobody takes what is told.
-async fn tell(
-    mut bfdd: vty::Vty,
-    mut bell: bell::Bell,
-    out: &mpsc::Sender<BTreeSet<Session>>,
-) -> Result<(), BfdError> {
+async fn tell(mut bfdd: Vty, mut bell: Bell, out: &mpsc::Sender<BTreeSet<Session>>) -> Result<(), BfdError> {
     loop {
         let failed = bfdd.failed_sessions().await?;
         // Nobody tells that a session which is down is taken out of the configuration.
@@ -232,5 +244,8 @@ mod tests {
         assert!(denied.to_string().contains("CAP_DAC_OVERRIDE"), "{denied}");
         assert!(!denied.is_absence());
         assert!(error(io::ErrorKind::NotFound).is_absence());
+        assert!(denied.is_of_bfdd());
+        assert!(BfdError::nonsense("bfdd", "no answer").is_of_bfdd());
+        assert!(!BfdError::nonsense("zebra", "the connection is closed").is_of_bfdd());
     }
 }

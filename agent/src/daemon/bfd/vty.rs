@@ -10,6 +10,9 @@ use tokio::net::UnixStream;
 
 use super::{BfdError, PATIENCE, Session, connect};
 
+/// Name of the socket in FRR's run directory.
+pub(super) const SOCKET: &str = "bfdd.vty";
+
 /// Bytes of the longest list of sessions that is read: one has less than two thousand.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -19,7 +22,7 @@ pub(super) struct Vty(BufReader<UnixStream>);
 
 impl Vty {
     pub(super) async fn connect(folder: &Path) -> Result<Self, BfdError> {
-        let mut vty = Self(BufReader::new(connect(folder.join("bfdd.vty")).await?));
+        let mut vty = Self(BufReader::new(connect(folder.join(SOCKET)).await?));
         let ready = tokio::time::timeout(PATIENCE, vty.run("enable"));
         ready.await.map_err(|_| BfdError::nonsense("bfdd", "no answer"))??;
         Ok(vty)
