@@ -41,9 +41,10 @@ fn ids_that_others_took_in_the_owned_range_are_left_to_them() -> Result<()> {
 fn neighbours_are_not_written_one_after_the_other() -> Result<()> {
     let mut rig = Rig::start("")?;
     let monitor = Monitor::start(&rig.node)?;
-    let nets = prefixes(1000);
+    // As many as a listener's buffer holds, if it is not read meanwhile.
+    let nets = prefixes(400);
     rig.feeder()?.send(nets.iter().map(|net| announce(*net, UP[0])))?;
-    rig.wait_ways(1000, &[0])?;
+    rig.wait_ways(400, &[0])?;
     rig.feeder()?.send(nets.iter().map(|net| withdraw(*net)))?;
     rig.wait_ways(0, &[0])?;
     for deleted in [false, true] {
@@ -53,7 +54,7 @@ fn neighbours_are_not_written_one_after_the_other() -> Result<()> {
             .filter(|line| line.contains("Deleted") == deleted)
             .filter_map(|line| nets.iter().position(|net| line.contains(&format!(" {net} "))))
             .collect();
-        ensure!(written.len() >= 900, "only {} were seen", written.len());
+        ensure!(written.len() >= 360, "only {} were seen", written.len());
         let neighbours = written.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 2).count();
         ensure!(neighbours * 10 < written.len(), "{neighbours} of {} follow a neighbour", written.len());
     }
