@@ -36,14 +36,16 @@ impl Session {
         if let Some(name) = &self.interface {
             return *name == link.name;
         }
+        if !link.addresses.iter().any(|address| address.net.contains(&self.peer)) {
+            return false;
+        }
         let in_vrf = |vrf: &Link| link.master == Some(vrf.ifindex);
         let mut devices = links.values().filter(|link| link.vrf_table.is_some());
         // FRR's default VRF has no device, by whatever name.
-        let here = match devices.clone().find(|device| self.vrf.as_ref() == Some(&device.name)) {
+        match devices.clone().find(|device| self.vrf.as_ref() == Some(&device.name)) {
             Some(vrf) => in_vrf(vrf),
             None => !devices.any(in_vrf),
-        };
-        here && link.addresses.iter().any(|address| address.net.contains(&self.peer))
+        }
     }
 }
 

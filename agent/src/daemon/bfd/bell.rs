@@ -100,9 +100,11 @@ pub(super) struct Bell {
 impl Bell {
     /// Connects to whichever of both there is.
     pub(super) async fn connect(folder: &Path) -> Result<Self, BfdError> {
-        let by_bfdd = folder.join(CONTROL).exists();
-        let (protocol, socket) = if by_bfdd { (Protocol::Control, CONTROL) } else { (Protocol::Zapi, ZSERV) };
-        let stream = connect(folder.join(socket)).await?;
+        let (protocol, stream) = match connect(folder.join(CONTROL)).await {
+            // The file may have outlived an older bfdd.
+            Err(error) if error.is_absence() => (Protocol::Zapi, connect(folder.join(ZSERV)).await?),
+            found => (Protocol::Control, found?),
+        };
         let mut bell = Self { protocol, stream, received: Vec::new() };
         match protocol {
             // `BCM_NOTIFY_ALL`
@@ -177,6 +179,20 @@ mod tests {
     fn bell(protocol: Protocol) -> (Bell, UnixStream) {
         let (stream, theirs) = UnixStream::pair().unwrap();
         (Bell { protocol, stream, received: Vec::new() }, theirs)
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_an_older_bfdd_left_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join(CONTROL)).unwrap());
+        let zebra = tokio::net::UnixListener::bind(folder.path().join(ZSERV)).unwrap();
+        let greeted = async {
+            let (mut stream, _) = zebra.accept().await.unwrap();
+            stream.write_all(&Protocol::Zapi.message(CAPABILITIES, &[0; 9])).await.unwrap();
+            stream
+        };
+        let (bell, _stream) = tokio::join!(Bell::connect(folder.path()), greeted);
+        assert_eq!(bell.unwrap().daemon(), "zebra");
     }
 
     #[tokio::test]

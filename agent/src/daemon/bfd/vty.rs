@@ -23,14 +23,12 @@ pub(super) struct Vty(BufReader<UnixStream>);
 impl Vty {
     pub(super) async fn connect(folder: &Path) -> Result<Self, BfdError> {
         let mut vty = Self(BufReader::new(connect(folder.join(SOCKET)).await?));
-        let ready = tokio::time::timeout(PATIENCE, vty.run("enable"));
-        ready.await.map_err(|_| BfdError::nonsense("bfdd", "no answer"))??;
+        vty.run("enable").await?;
         Ok(vty)
     }
 
     pub(super) async fn failed_sessions(&mut self) -> Result<BTreeSet<Session>, BfdError> {
-        let answer = tokio::time::timeout(PATIENCE, self.run("show bfd peers json"));
-        let answer = answer.await.map_err(|_| BfdError::nonsense("bfdd", "no answer"))??;
+        let answer = self.run("show bfd peers json").await?;
         let peers: Vec<Peer> =
             serde_json::from_slice(&answer).map_err(|error| BfdError::nonsense("bfdd", error))?;
         let failed = peers.into_iter().filter(Peer::has_failed);
@@ -38,6 +36,11 @@ impl Vty {
     }
 
     async fn run(&mut self, command: &str) -> Result<Vec<u8>, BfdError> {
+        let answer = tokio::time::timeout(PATIENCE, self.exchange(command));
+        answer.await.map_err(|_| BfdError::nonsense("bfdd", "no answer"))?
+    }
+
+    async fn exchange(&mut self, command: &str) -> Result<Vec<u8>, BfdError> {
         let ended = BfdError::ended("bfdd");
         let line = [command.as_bytes(), &[0]].concat();
         self.0.get_mut().write_all(&line).await.map_err(&ended)?;
